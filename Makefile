@@ -1,0 +1,58 @@
+# What a person types. Everything is fetched by name from the registries that pip knows, with hashes.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.ONESHELL:
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
+REGION ?= 360423
+RUN ?= .run
+PORT ?= 8423
+
+help:  ## lists what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.runtime: requirements/runtime.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@
+
+gen: gen/village.binpb  ## writes gen/ from protos/
+
+gen/village.binpb: .venv/.dev protos/generate.py $(shell find protos -name '*.proto')
+	$(BIN)/python protos/generate.py
+
+up: gen  ## sets up and starts a county node with sample data
+	@bash deploy/local/up.sh $(RUN)/$(REGION) $(REGION) $(PORT)
+
+down:  ## stops what `make up` started; data is kept
+	@for node in $(RUN)/*/node.json; do
+	  if test -e "$$node"; then ./villagemesh down --data "$$(dirname "$$node")"; fi
+	done
+
+test: gen  ## runs every test that this machine can run
+	$(BIN)/python -m pytest $(PYTEST)
+
+bench: gen  ## prints every figure and writes bench/out/results.json
+	$(BIN)/python -m bench
+
+lint: gen  ## checks style, types, imports and protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint gen/village.binpb --config buf.yaml
+
+lock:  ## renews the hashed requirements (needs uv)
+	for name in runtime dev; do
+	  uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal \
+	    --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt
+	done
+
+.PHONY: help up down test bench lint lock gen
