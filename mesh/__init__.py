@@ -1,0 +1,1 @@
+"""The plumbing of Village Mesh, once for all domains. It knows no domain."""

@@ -1,0 +1,62 @@
+"""Settings of one process, read once from the environment and frozen. The only reader of `os.environ`,
+so that everything else is told what it needs; kept free of heavy imports, because the supervisor reads
+it too."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+
+class MissingSetting(SystemExit):
+    """A required variable is absent; the process stops and names it."""
+
+    def __init__(self, variable: str, why: str) -> None:
+        super().__init__(f"villagemesh: {variable} is not set: {why}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a `serve` process. Field `x` is read from `VILLAGEMESH_X`."""
+
+    region: str
+    """GB/T 2260 code of the node's region, six digits."""
+
+    listen: str
+    """Where gRPC is served: `unix:PATH` or `HOST:PORT`."""
+
+    database_url: str
+    """SQLAlchemy URL in which `{domain}` stands for the domain: `sqlite:////DIR/{domain}.db` or
+    `postgresql+psycopg://…/{domain}`."""
+
+    nats_url: str
+    """The node's broker with the relay's credentials: `nats://USER:PASSWORD@HOST:PORT`."""
+
+    key_ring: pathlib.Path
+    """File of the data keys, JSON as `mesh.privacy` describes it. Never beside the data's backup."""
+
+    issuers: pathlib.Path
+    """File that says whose tokens count and for what, JSON as `mesh.identity` describes it."""
+
+    audience: str = "village-mesh"
+    """The `aud` that tokens must carry."""
+
+    threads: int = 16
+    """Calls worked on at once; four times as many may wait, further ones get RESOURCE_EXHAUSTED."""
+
+    log_level: str = "INFO"
+    """Python level name."""
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Reads the settings; stops the process with the variable's name when a required one is absent."""
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(Settings):
+        variable = f"VILLAGEMESH_{field.name.upper()}"
+        text = environ.get(variable, "")
+        if not text:
+            if field.default is dataclasses.MISSING:
+                raise MissingSetting(variable, f"see Settings.{field.name} in mesh/config.py")
+            continue
+        values[field.name] = field.type(text) if callable(field.type) else text
+    return Settings(**values)  # type: ignore[arg-type]

@@ -1,0 +1,307 @@
+"""What the protos declare, read once at start into plain tables: methods with their permissions,
+resources with their fields, events with their subjects. Separate, so that nothing else walks
+descriptors, and nothing is declared twice."""
+
+import dataclasses
+import functools
+import importlib
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from buf.validate import validate_pb2  # noqa: F401 - registers the extensions before the files that use them
+from google.api import annotations_pb2, field_behavior_pb2, resource_pb2
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+
+import village
+from village.options.v1 import options_pb2
+
+TIMESTAMP = "google.protobuf.Timestamp"
+
+
+class BadContract(SystemExit):
+    """The protos contradict themselves; the process stops with this text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a message. `kind` is one of string, bool, int, double, bytes, enum, timestamp,
+    message; repeated fields keep the kind of their element."""
+
+    name: str
+    kind: str
+    repeated: bool
+    optional: bool
+    output_only: bool
+    indexed: bool
+    personal: int
+    meaning: int
+    enum: dict[int, str]
+    message: "Shape | None"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The fields of a message."""
+
+    full_name: str
+    fields: tuple[Field, ...]
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Field]:
+        return {f.name: f for f in self.fields}
+
+    def field(self, name: str) -> Field:
+        return self.by_name[name]
+
+    def meaning(self, meaning: int) -> str:
+        """Name of the field with that meaning, or empty."""
+        return next((f.name for f in self.fields if f.meaning == meaning), "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """A message that is kept, with a name."""
+
+    cls: type[Message]
+    shape: Shape
+    singular: str
+    plural: str
+    pattern: re.Pattern[str]
+    rises: int
+    parents: frozenset[int]
+    indexes: tuple[tuple[str, ...], ...]
+
+    @functools.cached_property
+    def table(self) -> str:
+        return snake(self.plural)
+
+    @functools.cached_property
+    def division(self) -> str:
+        return self.shape.meaning(options_pb2.MEANING_DIVISION)
+
+    @functools.cached_property
+    def handling_unit(self) -> str:
+        return self.shape.meaning(options_pb2.MEANING_HANDLING_UNIT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One way to be allowed."""
+
+    roles: frozenset[str]
+    scope: int
+    handling_unit: bool
+    differs_from: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One rpc."""
+
+    path: str
+    name: str
+    request: type[Message]
+    response: type[Message]
+    rules: tuple[Rule, ...]
+    read_only: bool
+    request_fields: frozenset[str]
+    given: tuple[tuple[str, "Shape"], ...] = ()
+    """Fields of the request that hold a resource, of which only what a caller may set counts."""
+
+    @functools.cached_property
+    def parent(self) -> str:
+        """Name of the request's field that says which region it is about, or empty."""
+        return next((f for f in ("name", "parent") if f in self.request_fields), "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A message that is announced; `field` holds the resource."""
+
+    cls: type[Message]
+    verb: str
+    field: str
+    resource: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """Everything a package declares."""
+
+    package: str
+    methods: dict[str, Method]
+    resources: dict[str, Resource]
+    events: dict[str, Event]
+
+
+def snake(camel: str) -> str:
+    """`reportPolicies` → `report_policies`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", camel).lower()
+
+
+def modules(package: str) -> list[Any]:
+    """Imports every generated module of a package, as in `village.habitat.v1`."""
+    folder = pathlib.Path(*package.split(".")[1:])
+    found = sorted(p.stem for root in village.__path__ for p in (root / folder).glob("*_pb2.py"))
+    if not found:
+        raise BadContract(f"villagemesh: gen/ holds no {package}; run `make gen`")
+    return [importlib.import_module(f"{package}.{stem}") for stem in found]
+
+
+def read(package: str) -> Contract:
+    """Reads a package; stops the process when a method has no permission or an event no resource."""
+    methods: dict[str, Method] = {}
+    resources: dict[str, Resource] = {}
+    events: dict[str, Event] = {}
+    for module in modules(package):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                methods[method.name] = _method(method)
+        for message in _messages(module.DESCRIPTOR.message_types_by_name.values()):
+            if message.GetOptions().HasExtension(resource_pb2.resource):
+                resources[message.full_name] = _resource(message)
+            if message.GetOptions().HasExtension(options_pb2.event):
+                events[message.full_name] = _event(message)
+    return Contract(package, methods, resources, events)
+
+
+def _messages(found: Any) -> Iterator[Descriptor]:
+    for message in found:
+        yield message
+        yield from _messages(message.nested_types)
+
+
+def _method(method: MethodDescriptor) -> Method:
+    options = method.GetOptions()
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    rules = tuple(
+        Rule(
+            roles=frozenset(options_pb2.Role.Name(role).removeprefix("ROLE_") for role in rule.roles),
+            scope=rule.scope,
+            handling_unit=rule.handling_unit,
+            differs_from=rule.differs_from,
+        )
+        for rule in options.Extensions[options_pb2.access].allow
+    )
+    if not rules or any(not r.scope or (not r.roles and r.scope != options_pb2.SCOPE_PUBLIC) for r in rules):
+        raise BadContract(f"villagemesh: {path} does not say who may call it")
+    return Method(
+        path=path,
+        name=method.name,
+        request=message_factory.GetMessageClass(method.input_type),
+        response=message_factory.GetMessageClass(method.output_type),
+        rules=rules,
+        read_only=options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
+        request_fields=frozenset(method.input_type.fields_by_name),
+        given=tuple(
+            (field.name, shape(field.message_type))
+            for field in method.input_type.fields
+            if field.message_type and field.message_type.GetOptions().HasExtension(resource_pb2.resource)
+        ),
+    )
+
+
+def resource(cls: type[Message]) -> Resource:
+    """The resource that a message class is."""
+    return _resource(cls.DESCRIPTOR)
+
+
+def _resource(message: Descriptor) -> Resource:
+    named = message.GetOptions().Extensions[resource_pb2.resource]
+    rule = message.GetOptions().Extensions[options_pb2.resource]
+    pattern = re.sub(r"\{[^}]+\}", "([^/]+)", named.pattern[0])
+    return Resource(
+        cls=message_factory.GetMessageClass(message),
+        shape=shape(message),
+        singular=named.singular,
+        plural=named.plural,
+        pattern=re.compile(pattern + "$"),
+        rises=rule.rises or options_pb2.RISES_MASKED,
+        parents=frozenset(rule.parents) or frozenset({3, 4, 5}),
+        indexes=tuple(tuple(index.split(",")) for index in rule.indexes),
+    )
+
+
+def _event(message: Descriptor) -> Event:
+    first = message.fields_by_number[1]
+    if not first.message_type or not first.message_type.GetOptions().HasExtension(resource_pb2.resource):
+        raise BadContract(f"villagemesh: the first field of {message.full_name} is not a resource")
+    rule = message.GetOptions().Extensions[options_pb2.event]
+    return Event(
+        message_factory.GetMessageClass(message), rule.verb, first.name, first.message_type.full_name
+    )
+
+
+_shapes: dict[str, Shape] = {}
+
+
+def shape(message: Descriptor) -> Shape:
+    """The fields of a message; read once."""
+    if message.full_name not in _shapes:
+        _shapes[message.full_name] = Shape(message.full_name, tuple(_field(f) for f in message.fields))
+    return _shapes[message.full_name]
+
+
+_KINDS = {
+    FieldDescriptor.CPPTYPE_STRING: "string",
+    FieldDescriptor.CPPTYPE_BOOL: "bool",
+    FieldDescriptor.CPPTYPE_ENUM: "enum",
+    FieldDescriptor.CPPTYPE_DOUBLE: "double",
+    FieldDescriptor.CPPTYPE_FLOAT: "double",
+}
+
+
+def _field(field: FieldDescriptor) -> Field:
+    rule = field.GetOptions().Extensions[options_pb2.field]
+    behaviors = field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+    kind = _KINDS.get(field.cpp_type, "int")
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        kind = "bytes"
+    if field.message_type:
+        kind = "timestamp" if field.message_type.full_name == TIMESTAMP else "message"
+    return Field(
+        name=field.name,
+        kind=kind,
+        repeated=field.is_repeated,
+        optional=field.has_presence and not field.message_type,
+        output_only=field_behavior_pb2.OUTPUT_ONLY in behaviors,
+        indexed=rule.indexed,
+        personal=rule.personal,
+        meaning=rule.meaning,
+        enum=_enum(field.enum_type) if field.enum_type else {},
+        message=shape(field.message_type) if kind == "message" else None,
+    )
+
+
+def _enum(enum: Any) -> dict[int, str]:
+    """Numbers to short names: `STATE_ASSIGNED` of enum State is ASSIGNED."""
+    start = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
+    return {value.number: value.name.removeprefix(start) for value in enum.values}
+
+
+def http_path(method: MethodDescriptor) -> str:
+    """The URL template of a method, or empty."""
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    return str(rule.get or rule.post or rule.patch or rule.put or rule.delete)
+
+
+def clear_output_only(message: Message, of: Shape) -> None:
+    """Empties what the service sets, and the name, in a message that a caller sent."""
+    for field in of.fields:
+        if field.output_only or field.name == "name":
+            message.ClearField(field.name)
+
+
+_events: dict[str, Event] = {}
+
+
+def read_event(cls: type[Message]) -> Event:
+    """The event that a message class is; read once."""
+    name = cls.DESCRIPTOR.full_name
+    if name not in _events:
+        _events[name] = _event(cls.DESCRIPTOR)
+    return _events[name]

@@ -1,0 +1,321 @@
+"""Engines, reads, and the one commit: state, history, outbox and audit are written together or not at
+all, and only while every row relied on is as it was read and the pair is owned. Nothing else writes
+resources. Statements are built with SQLAlchemy Core once per shape and then run on the driver."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
+
+from mesh import errors, statements
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS = 5_000
+STATEMENT_TIMEOUT_MS = 15_000
+GROUP = 64
+"""How many waiting commits SQLite takes into one transaction, and so into one fsync."""
+
+
+class Moved(Exception):  # noqa: N818 - a signal to run the handler again
+    """A row relied on is no longer at the version that was read; nothing was written."""
+
+
+class Disowned(Exception):  # noqa: N818
+    """The pair is not owned at that epoch, or is frozen; nothing was written."""
+
+
+class Taken(Exception):  # noqa: N818
+    """A row of that key exists already; nothing was written. Holds the driver's text, for the log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Write:
+    """An insert, or an update of a row by name. `values` are ready for the driver."""
+
+    table: sa.Table
+    values: dict[str, Any]
+    update: bool = False
+
+
+@dataclasses.dataclass
+class Commit:
+    """What one call writes, for one (region, domain)."""
+
+    region: str
+    domain: str
+    epoch: int
+    held: list[tuple[sa.Table, str, int]] = dataclasses.field(default_factory=list)
+    """Rows changed or relied on: table, name and the version that was read."""
+    writes: list[Write] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sql:
+    """A statement as the driver takes it, with the order of its parameters where they have numbers."""
+
+    text: str
+    order: tuple[str, ...]
+
+
+class Database:
+    """One domain's database on SQLite or PostgreSQL. Each thread keeps a connection of its own."""
+
+    def __init__(self, url: str, *, threads: int) -> None:
+        self.sqlite = url.startswith("sqlite")
+        # each thread keeps one, and relay, timers and health have threads besides those of calls
+        options: dict[str, Any] = {"pool_size": threads, "max_overflow": 64, "pool_reset_on_return": None}
+        if self.sqlite:
+            self.engine = sa.create_engine(
+                url, poolclass=sa.QueuePool, connect_args={"check_same_thread": False}, **options
+            )
+            event.listen(self.engine, "connect", _sqlite_settings)
+            # named parameters, so that both drivers take the same mapping
+            self._dialect: sa.Dialect = sqlite_dialect.dialect(paramstyle="named")
+        else:
+            timeouts = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+            self.engine = sa.create_engine(
+                url,
+                isolation_level="AUTOCOMMIT",
+                connect_args={"options": timeouts, "connect_timeout": 5},
+                **options,
+            )
+            # numbered, because psycopg takes the text of a long statement with names apart at every call
+            self._dialect = psycopg_dialect.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+        self._prepared: dict[Any, Sql] = {}
+        self._own = threading.local()
+        self._connections: weakref.WeakSet[sa.Connection] = weakref.WeakSet()
+        self._turn = threading.Lock()
+        self._waiting: list[_Job] = []
+
+    def close(self) -> None:
+        """Closes every connection; the next use opens new ones."""
+        for connection in list(self._connections):
+            connection.close()
+        self._connections.clear()
+        self._own = threading.local()
+        self.engine.dispose()
+
+    def free_bytes(self) -> float:
+        """Room left on the database's disk; infinite for a database server, which minds its own."""
+        folder = os.path.dirname(self.engine.url.database or "")
+        return shutil.disk_usage(folder or ".").free if self.sqlite else math.inf
+
+    def prepare(self, key: object, build: Callable[[], Any]) -> Sql:
+        """The driver's SQL for a statement, compiled once per key."""
+        sql = self._prepared.get(key)
+        if sql is None:
+            made = build().compile(dialect=self._dialect)
+            sql = self._prepared[key] = Sql(str(made), tuple(made.positiontup or ()))
+        return sql
+
+    def run(self, cursor: Any, sql: Sql, parameters: dict[str, Any]) -> Any:
+        """Runs a prepared statement on a cursor; the cursor."""
+        if self.sqlite:
+            return cursor.execute(sql.text, parameters)
+        return cursor.execute(sql.text, [parameters[name] for name in sql.order], prepare=True)
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[Any]:
+        """A driver's cursor in autocommit; faults of the driver become refusals."""
+        connection = getattr(self._own, "connection", None) or self._connect()
+        try:
+            driver: Any = connection.connection.driver_connection
+            yield driver.cursor() if self.sqlite else self._raw_cursor(driver)
+        except self._fault as fault:
+            self._refuse(connection, fault)
+
+    def _connect(self) -> sa.Connection:
+        try:
+            connection = self._own.connection = self.engine.connect()
+        except (sa.exc.SQLAlchemyError, self._fault) as fault:
+            raise errors.Unavailable(what="the database") from fault
+        self._connections.add(connection)
+        return connection
+
+    def fetch(self, sql: Sql, parameters: dict[str, Any]) -> Sequence[Any]:
+        """Rows of a prepared read. Tried once more when the connection had been lost meanwhile."""
+        known = getattr(self._own, "connection", None)
+        try:
+            with self.cursor() as cursor:
+                return self.run(cursor, sql, parameters).fetchall()
+        except (errors.Unavailable, errors.DeadlineExceeded):
+            if known is None or getattr(self._own, "connection", None) is known:
+                raise
+        with self.cursor() as cursor:
+            return self.run(cursor, sql, parameters).fetchall()
+
+    def select(self, statement: Any) -> Sequence[Any]:
+        """Rows of a statement whose shape varies."""
+        connection = getattr(self._own, "connection", None) or self._connect()
+        try:
+            return connection.execute(statement).fetchall()  # type: ignore[no-any-return]
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as fault:
+            self._forget(connection)
+            raise errors.Unavailable(what="the database") from fault
+        finally:
+            if not connection.closed:
+                connection.rollback()
+
+    def commit(self, commit: Commit) -> None:
+        """Writes everything or nothing. Raises Moved, Disowned, Taken; Unavailable when certainly nothing
+        was written, DeadlineExceeded when that is not known."""
+        if self.sqlite:
+            self.transact(lambda cursor: self._write_one_by_one(cursor, commit))
+            return
+        sql, parameters = self._statement(commit)
+        with self.cursor() as cursor:
+            owned, *held = self.run(cursor, sql, parameters).fetchone()
+        if not owned:
+            raise Disowned
+        if sum(held) != len(commit.held):
+            raise Moved
+
+    def transact(self, work: Callable[[Any], T]) -> T:
+        """Runs `work` on a cursor in a write transaction. SQLite has one writer: whoever has the turn
+        takes every waiting job into one transaction, each in a savepoint of its own."""
+        if self.sqlite:
+            job = _Job(work)
+            self._waiting.append(job)
+            with self._turn:
+                while not job.done:
+                    self._take_turn()
+            if job.fault is not None:
+                raise job.fault
+            return job.result  # type: ignore[no-any-return]
+        with self.cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                result = work(cursor)
+                cursor.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(self._fault):
+                    cursor.execute("ROLLBACK")
+                raise
+            return result
+
+    def _take_turn(self) -> None:
+        jobs = self._waiting[:GROUP]
+        del self._waiting[: len(jobs)]
+        try:
+            with self.cursor() as cursor:
+                cursor.execute("BEGIN IMMEDIATE")
+                try:
+                    for job in jobs:
+                        job.run(cursor, self._fault)
+                    cursor.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(self._fault):
+                        cursor.execute("ROLLBACK")
+                    raise
+        except BaseException as fault:  # the disk is full, say: nothing of this turn was written
+            for job in jobs:
+                job.fault = job.fault or fault
+        finally:
+            for job in jobs:
+                job.done = True
+
+    def _write_one_by_one(self, cursor: Any, commit: Commit) -> None:
+        if not self.run(
+            cursor, self.prepare("owned", statements.owned), statements.owner_values(commit)
+        ).fetchall():
+            raise Disowned
+        for table, name, version in commit.held:
+            sql = self.prepare(("held", table.name), functools.partial(statements.held, table))
+            if not self.run(cursor, sql, {"name": name, "version": version}).fetchall():
+                raise Moved
+        for write in commit.writes:
+            names = tuple(write.values)
+            build = functools.partial(
+                statements.update if write.update else statements.insert, write.table, names
+            )
+            sql = self.prepare((write.table.name, write.update, names), build)
+            try:
+                self.run(cursor, sql, {f"x_{k}": v for k, v in write.values.items()})
+            except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
+                raise Taken(str(fault)) from fault
+
+    def _statement(self, commit: Commit) -> tuple[Sql, dict[str, Any]]:
+        """The one statement of PostgreSQL and its parameters."""
+        held = sorted(commit.held, key=lambda h: (h[0].name, h[1]))
+        key = (
+            tuple(table.name for table, _, _ in held),
+            tuple((w.table.name, w.update, tuple(w.values)) for w in commit.writes),
+        )
+        sql = self.prepare(key, lambda: statements.one_statement(held, commit.writes))
+        parameters = statements.owner_values(commit)
+        for i, (_, name, version) in enumerate(held):
+            parameters[f"name{i}"], parameters[f"version{i}"] = name, version
+        for i, write in enumerate(commit.writes):
+            parameters.update((f"x{i}_{k}", v) for k, v in write.values.items())
+        return sql, parameters
+
+    @functools.cached_property
+    def _raw_cursor(self) -> Any:
+        return self.engine.dialect.dbapi.RawCursor  # type: ignore[union-attr]
+
+    @functools.cached_property
+    def _fault(self) -> type[BaseException]:
+        return self.engine.dialect.dbapi.Error  # type: ignore[union-attr]
+
+    def _forget(self, connection: sa.Connection) -> None:
+        """Drops a connection that may be broken; the thread opens another."""
+        connection.invalidate()
+        connection.close()
+        self._connections.discard(connection)
+        self._own.connection = None
+
+    def _refuse(self, connection: Any, fault: BaseException) -> None:
+        """Turns a driver's fault into Taken, Moved or a refusal."""
+        dbapi = self.engine.dialect.dbapi
+        if isinstance(fault, dbapi.IntegrityError):  # type: ignore[union-attr]
+            raise Taken(str(fault)) from fault
+        state = getattr(fault, "sqlstate", None)
+        if state in {"40001", "40P01"}:  # serialization, deadlock: rolled back whole
+            raise Moved from fault
+        if state == "57014":
+            raise errors.DeadlineExceeded from fault
+        if not isinstance(fault, dbapi.OperationalError):  # type: ignore[union-attr]
+            raise fault
+        self._forget(connection)
+        if self.sqlite or state is not None:  # the server answered that it did not
+            raise errors.Unavailable(what="the database", delay=2.0) from fault
+        raise errors.DeadlineExceeded from fault  # the line broke: it may have been done
+
+
+class _Job:
+    """One write waiting for SQLite's writer."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self.work, self.done = work, False
+        self.result: Any = None
+        self.fault: BaseException | None = None
+
+    def run(self, cursor: Any, fatal: type[BaseException]) -> None:
+        cursor.execute("SAVEPOINT job")
+        try:
+            self.result = self.work(cursor)
+        except fatal:
+            raise
+        except Exception as fault:
+            self.fault = fault
+            cursor.execute("ROLLBACK TO job")
+        cursor.execute("RELEASE job")
+
+
+def _sqlite_settings(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}",
+                   "foreign_keys=ON", "journal_size_limit=67108864"):  # fmt: skip
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,213 @@
+"""The relay: numbers committed outbox rows 1, 2, 3 … within their log and publishes them to the node's
+broker, once. Numbers come first, so that a cursor can follow the log without missing a late commit."""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import nats.errors
+import sqlalchemy as sa
+from nats.aio.client import Client
+
+from mesh import bus, database, errors, events, resources, tables
+from mesh.ownership import Grant
+from mesh.store import Store
+
+BATCH = 500
+COUNTED = 100_000
+"""Rows not numbered yet are counted up to here, because the count is asked for every few seconds."""
+IDLE_S = 0.5
+PAUSE_S = 0.2
+log = logging.getLogger(__name__)
+
+
+class Fenced(Exception):  # noqa: N818
+    """Another relay has taken over this log."""
+
+
+def _statement(text: str) -> Any:
+    whole = ("epoch", "incarnation", "fence", "published", "numbered", "batch", "after", "added")
+    typed: list[Any] = [sa.bindparam(n, type_=sa.BigInteger) for n in whole if f":{n}" in text]
+    if ":kept" in text:
+        typed.append(sa.bindparam("kept", type_=tables.INSTANT))
+    return sa.text(text).bindparams(*typed)
+
+
+class Log:
+    """One log, (region, domain, epoch, incarnation), as this relay works on it."""
+
+    def __init__(self, store: Store, grant: Grant) -> None:
+        self._store, self.grant = store, grant
+        self._key = {"region": grant.region, "epoch": grant.epoch, "incarnation": grant.incarnation}
+        self._fence = 0
+        self._saved = 0
+        self.published = 0
+        relay, outbox = store.plumbing.relay.name, store.plumbing.outbox.name
+        log_ = "region = :region AND epoch = :epoch AND incarnation = :incarnation"
+        self._sql = {
+            "open": f"INSERT INTO {relay} (region, epoch, incarnation, fence, numbered, published) "
+            "VALUES (:region, :epoch, :incarnation, 0, 0, 0) ON CONFLICT DO NOTHING",
+            "fence": f"UPDATE {relay} SET fence = fence + 1 WHERE {log_} RETURNING fence, published",
+            "hold": f"UPDATE {relay} SET published = :published WHERE {log_} AND fence = :fence "
+            "RETURNING numbered",
+            # in the order of the rows' ids: for one resource that is the order of its commits, because
+            # its row was locked before the id was drawn
+            "number": f"UPDATE {outbox} SET number = :numbered + n.place FROM (SELECT id AS picked, "
+            f"row_number() OVER (ORDER BY id) AS place FROM (SELECT id FROM {outbox} WHERE number IS NULL "
+            f"AND {log_} ORDER BY id LIMIT :batch) AS unnumbered) AS n WHERE id = n.picked",
+            "numbered": f"UPDATE {relay} SET numbered = numbered + :added WHERE {log_}",
+            "rows": f"SELECT event_id, type, subject, name, time, trace, audit_digest, payload, number "
+            f"FROM {outbox} WHERE {log_} AND number > :after ORDER BY number LIMIT :batch",
+            "first": f"SELECT min(number) FROM {outbox} WHERE {log_} AND time > :kept",
+            "waiting": f"SELECT count(*) FROM (SELECT 1 FROM {outbox} WHERE number IS NULL AND {log_} "
+            "LIMIT 1) AS waiting",
+            "backlog": f"SELECT (SELECT count(*) FROM (SELECT 1 FROM {outbox} WHERE number IS NULL "
+            f"AND {log_} LIMIT {COUNTED}) AS fresh) + "
+            f"(SELECT coalesce(max(numbered - published), 0) FROM {relay} WHERE {log_})",
+        }
+
+    def _prepared(self, name: str) -> database.Sql:
+        return self._store.database.prepare(("relay", name), lambda: _statement(self._sql[name]))
+
+    def _run(self, cursor: Any, name: str, **more: int) -> Any:
+        return self._store.database.run(cursor, self._prepared(name), {**self._key, **more})
+
+    def take_over(self) -> None:
+        """Makes every other relay on this log stop at its next step."""
+
+        def work(cursor: Any) -> Any:
+            self._run(cursor, "open")
+            return self._run(cursor, "fence").fetchone()
+
+        self._fence, self.published = self._store.database.transact(work)
+        self._saved = self.published
+
+    def rewind(self, now: datetime.datetime) -> None:
+        """Starts publishing again at the first event that the broker would still keep."""
+        kept = self._store.instant(now - datetime.timedelta(seconds=bus.KEPT_S))
+        first = self._store.database.fetch(self._prepared("first"), {**self._key, "kept": kept})[0][0]
+        self.published = min(self.published, (first or self.published + 1) - 1)
+
+    def number(self) -> int:
+        """Numbers what was committed, at most a batch, and saves how far was published. Fenced when
+        another relay has taken over."""
+        if self._saved == self.published and not self._waiting():
+            return 0
+        published = self.published
+
+        def work(cursor: Any) -> int:
+            row = self._run(cursor, "hold", fence=self._fence, published=published).fetchone()
+            if row is None:
+                raise Fenced
+            added = int(self._run(cursor, "number", numbered=row[0], batch=BATCH).rowcount)
+            if added:
+                self._run(cursor, "numbered", added=added)
+            return added
+
+        added = self._store.database.transact(work)
+        self._saved = published
+        return added
+
+    def _waiting(self) -> bool:
+        return bool(self._store.database.fetch(self._prepared("waiting"), self._key)[0][0])
+
+    def backlog(self) -> int:
+        """Committed events that the broker has not confirmed."""
+        return int(self._store.database.fetch(self._prepared("backlog"), self._key)[0][0])
+
+    def rows(self, after: int) -> Sequence[Any]:
+        """Numbered rows behind `after`, at most a batch."""
+        return self._store.database.fetch(
+            self._prepared("rows"), {**self._key, "after": after, "batch": BATCH}
+        )
+
+    def message(self, row: Any) -> bus.Message:
+        """A row as it is published."""
+        event_id, kind, subject, name, time, trace, digest, payload, number = row
+        grant = self.grant
+        found = events.headers(
+            event_id=event_id, kind=kind, region=grant.region, domain=grant.domain, name=name,
+            time=resources.when(time), epoch=grant.epoch, incarnation=grant.incarnation, number=number,
+            trace=trace, audit_digest=digest,
+        )  # fmt: skip
+        return subject, found, bytes(payload)
+
+
+class Relay:
+    """The relay of one domain. Runs in an event loop; the database is asked in threads."""
+
+    def __init__(self, store: Store, url: str) -> None:
+        self._store, self._url = store, url
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._moved = False
+
+    def wake(self) -> None:
+        """Says, from any thread, that something was committed."""
+        if self._loop is not None and not self._wake.is_set():
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Publishes for ever; waits and goes on when the broker or the database is away."""
+        self._loop = asyncio.get_running_loop()
+        client = await bus.connect(self._url)
+        pause = PAUSE_S
+        try:
+            while True:
+                try:
+                    await self._keep_publishing(client)
+                except Exception as fault:  # whatever it is, what was committed must go out
+                    about = {"domain": self._store.domain, "why": f"{type(fault).__name__}: {fault}"}
+                    log.warning("the relay waits", extra={"about": about}, exc_info=not _expected(fault))
+                pause = PAUSE_S if self._moved else min(pause * 2, 5.0)
+                self._moved = False
+                await asyncio.sleep(pause)
+        finally:
+            await client.close()
+
+    async def _keep_publishing(self, client: Client) -> None:
+        empty = await bus.ensure_stream(client, self._store.domain)
+        logs = [Log(self._store, grant) for grant in self._store.grants.all()]
+        for each in logs:
+            await asyncio.to_thread(each.take_over)
+            if empty:  # the broker lost everything: it gets it again
+                await asyncio.to_thread(each.rewind, resources.utcnow())
+        while True:
+            self._wake.clear()
+            moved = [await self._drain(client, each) for each in logs]
+            self._moved = self._moved or any(moved)
+            if not any(moved):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), IDLE_S)
+
+    async def _drain(self, client: Client, each: Log) -> bool:
+        """Publishes what there is, the next batch being numbered and read meanwhile; whether there was
+        any."""
+        rows = await asyncio.to_thread(self._next, each, each.published)
+        moved = bool(rows)
+        while rows:
+            ahead = asyncio.ensure_future(asyncio.to_thread(self._next, each, rows[-1][-1]))
+            try:
+                await bus.publish(client, [each.message(row) for row in rows])
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await ahead
+                raise
+            each.published = rows[-1][-1]
+            rows = await ahead
+        return moved
+
+    def _next(self, each: Log, after: int) -> Sequence[Any]:
+        each.number()
+        return each.rows(after)
+
+
+def _expected(fault: Exception) -> bool:
+    """Whether this is the broker, the database or another relay, rather than a mistake of ours."""
+    return isinstance(
+        fault, errors.Refusal | nats.errors.Error | bus.Rejected | OSError | TimeoutError | Fenced
+    )

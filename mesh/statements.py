@@ -1,0 +1,101 @@
+"""The statements of the one commit, built with SQLAlchemy Core. Separate from the database that runs them,
+because what locks what, and in which order, is read here alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from mesh import tables
+
+
+def _owner(metadata: sa.MetaData) -> sa.Table:
+    return tables.plumbing(metadata).ownership
+
+
+def owned() -> Any:
+    """Whether the pair is owned at an epoch, and not frozen."""
+    own = _owner(sa.MetaData())
+    return sa.select(own.c.epoch).where(*_owned(own))
+
+
+def _owned(own: sa.Table) -> list[Any]:
+    values = {"region": sa.Text, "domain": sa.Text, "epoch": sa.Integer}
+    return [own.c[k] == sa.bindparam(f"own_{k}", type_=t) for k, t in values.items()] + [
+        own.c.frozen == sa.false()
+    ]
+
+
+def owner_values(commit: Any) -> dict[str, Any]:
+    """The parameters that say which pair and epoch."""
+    return {"own_region": commit.region, "own_domain": commit.domain, "own_epoch": commit.epoch}
+
+
+def _at(table: sa.Table, suffix: object) -> Any:
+    return sa.and_(
+        table.c.name == sa.bindparam(f"name{suffix}", type_=sa.Text),
+        table.c.version == sa.bindparam(f"version{suffix}", type_=sa.Integer),
+    )
+
+
+def held(table: sa.Table) -> Any:
+    """A row at the version that was read."""
+    return sa.select(table.c.name).where(_at(table, ""))
+
+
+def insert(table: sa.Table, names: tuple[str, ...]) -> Any:
+    """A row; parameters `x_COLUMN`."""
+    return sa.insert(table).values({k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names})
+
+
+def update(table: sa.Table, names: tuple[str, ...], mark: str = "x_") -> Any:
+    """The row of a name, all columns given; parameters `x_COLUMN`."""
+    values = {k: sa.bindparam(f"{mark}{k}", type_=table.c[k].type) for k in names if k != "name"}
+    return sa.update(table).where(table.c.name == sa.bindparam(f"{mark}name", type_=sa.Text)).values(values)
+
+
+def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[Any]) -> Any:
+    """`WITH owner …, held …, gate …, w0 AS (UPDATE … FROM gate …), … SELECT how many were held`."""
+    own = _owner(sa.MetaData())
+    owner = sa.select(own.c.epoch).where(*_owned(own)).with_for_update(read=True).cte("owner")
+    locks = [owner]
+    expected = [1]
+    for name in sorted({table.name for table, _, _ in held}):
+        rows = [(i, table) for i, (table, _, _) in enumerate(held) if table.name == name]
+        table = rows[0][1]
+        locks.append(
+            sa.select(table.c.name)
+            .where(sa.or_(*(_at(table, i) for i, _ in rows)))
+            .order_by(table.c.name)
+            .with_for_update()
+            .cte(f"held_{name}")
+        )
+        expected.append(len(rows))
+    counts = [sa.select(sa.func.count()).select_from(lock).scalar_subquery() for lock in locks]
+    all_held = [count == sa.literal_column(str(n)) for count, n in zip(counts, expected, strict=True)]
+    gate = sa.select(sa.literal_column("1").label("open")).where(*all_held).cte("gate")
+    steps = []
+    inserts: dict[str, list[tuple[int, Any]]] = {}
+    for i, write in enumerate(writes):
+        if write.update:
+            step = update(write.table, tuple(write.values), f"x{i}_")
+            steps.append(step.where(gate.c.open == sa.literal_column("1")).cte(f"w{i}"))
+        else:
+            inserts.setdefault(write.table.name, []).append((i, write))
+    for name, added in inserts.items():
+        steps.append(_insert_in_order(added, gate).cte(f"in_{name}"))
+    return sa.select(*counts).add_cte(*steps)
+
+
+def _insert_in_order(rows: list[tuple[int, Any]], gate: Any) -> Any:
+    """One insert of all rows of a table, in their order, in which their ids are drawn: PostgreSQL runs
+    several writes of one statement in any order."""
+    table, names = rows[0][1].table, list(rows[0][1].values)
+
+    def given(i: int, place: int) -> Any:
+        values = [sa.bindparam(f"x{i}_{k}", type_=table.c[k].type).label(k) for k in names]
+        return sa.select(sa.literal_column(str(place)).label("place"), *values)
+
+    listed = sa.union_all(*(given(i, place) for place, (i, _) in enumerate(rows))).subquery("listed")
+    ordered = sa.select(*(listed.c[k] for k in names)).select_from(listed, gate).order_by(listed.c.place)
+    return sa.insert(table).from_select(names, ordered)

@@ -1,0 +1,201 @@
+"""One domain's data on this node: its database with the codecs, keys, grants, calendar and flows that
+belong to it. What a call reads and commits through."""
+
+import contextlib
+import dataclasses
+import datetime
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+
+from mesh import calendar, contract, database, flows, ownership, privacy, resources, tables
+from village.mesh.v1 import calendar_pb2
+from village.type.v1 import level_pb2, step_pb2
+
+RECENT_S = 1.0
+REQUESTS_KEPT = datetime.timedelta(hours=24)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """A domain's tables, derived from its messages."""
+
+    metadata: sa.MetaData
+    plumbing: tables.Plumbing
+    resources: dict[str, contract.Resource]
+
+
+def schema(resource_classes: Sequence[type[Message]]) -> Schema:
+    """Derives the tables of a domain: the plumbing's, the calendars and one per resource."""
+    metadata = sa.MetaData()
+    found = [contract.resource(cls) for cls in (*resource_classes, calendar_pb2.Calendar)]
+    for resource in found:
+        resources.table(resource, metadata)
+    return Schema(metadata, tables.plumbing(metadata), {r.shape.full_name: r for r in found})
+
+
+class Store:
+    """An opened domain."""
+
+    def __init__(
+        self,
+        *,
+        domain: str,
+        schema_: Schema,
+        database_: database.Database,
+        ring: privacy.KeyRing,
+        flows_: Sequence[flows.Flow],
+    ) -> None:
+        self.domain, self.database, self.ring = domain, database_, ring
+        self.plumbing, self.metadata = schema_.plumbing, schema_.metadata
+        self.sqlite = database_.sqlite
+        self.codecs = {
+            name: resources.Codec(resource, schema_.metadata.tables[resource.table], ring, self.sqlite)
+            for name, resource in schema_.resources.items()
+        }
+        self.flows = {flow.resource.DESCRIPTOR.full_name: flow for flow in flows_}
+        self.grants = ownership.Grants(database_, schema_.plumbing, domain)
+        self.calendar = calendar.Calendar({})
+        self._policies: dict[str, Any] = {}
+        self._recent: dict[Any, tuple[float, Sequence[Any]]] = {}
+
+    def codec(self, cls: type[Message]) -> resources.Codec:
+        return self.codecs[cls.DESCRIPTOR.full_name]
+
+    def instant(self, moment: datetime.datetime) -> Any:
+        """A moment as the driver wants it."""
+        return resources.instant(moment, sqlite=self.sqlite)
+
+    def row(self, codec: resources.Codec, name: str) -> resources.Row | None:
+        """A resource by name, or None."""
+        table = codec.table
+        sql = self.database.prepare(
+            ("get", table.name),
+            lambda: sa.select(*codec.columns).where(table.c.name == sa.bindparam("name", type_=sa.Text)),
+        )
+        found = self.database.fetch(sql, {"name": name})
+        return codec.decode(found[0]) if found else None
+
+    def recent(self, cls: type[Message], build: Any, parameters: dict[str, Any]) -> Sequence[Any]:
+        """Rows of the question `build(table)` on a resource's table, at most RECENT_S old and none of this
+        process's changes missed."""
+        table = self.codec(cls).table
+        place = (table.name, build, *parameters.values())
+        known = self._recent.get(place)
+        if known is None or time.monotonic() - known[0] > RECENT_S:
+            asked = time.monotonic()
+            sql = self.database.prepare((table.name, build), lambda: build(table))
+            known = self._recent[place] = (asked, self.database.fetch(sql, parameters))
+        return known[1]
+
+    def commit(self, commit: database.Commit) -> None:
+        """The one commit, as `Database.commit`."""
+        self.database.commit(commit)
+        changed = {write.table.name for write in commit.writes}
+        for place in [place for place in self._recent if place[0] in changed]:
+            self._recent.pop(place, None)
+
+    def policy(self, cls: type[Message], name: str) -> Any:
+        """A policy by name. Policies never change, so it is read once. KeyError when there is none."""
+        if name not in self._policies:
+            row = self.row(self.codec(cls), name)
+            if row is None:
+                raise KeyError(name)
+            self._policies[name] = row.message
+        return self._policies[name]
+
+    def history(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[step_pb2.Step]:
+        """The steps of a resource from number `after` + 1 on."""
+        c = self.plumbing.step.c
+        sql = self.database.prepare(
+            "history",
+            lambda: (
+                sa.select(self.plumbing.step)
+                .where(c.name == sa.bindparam("name", type_=sa.Text))
+                .where(c.number > sa.bindparam("after", type_=sa.Integer))
+                .order_by(c.number)
+                .limit(sa.bindparam("most", type_=sa.Integer))
+                .offset(sa.literal_column("0"))  # else SQLite adds a parameter of its own
+            ),
+        )
+        rows = self.database.fetch(sql, {"name": name, "after": after, "most": limit})
+        return [self._step(row) for row in rows]
+
+    def _step(self, row: Any) -> step_pb2.Step:
+        name, number, action, from_state, to_state, actor, role, unit, time, reason, due, level, to_unit = row
+        step = step_pb2.Step(
+            number=number, action=action, from_state=from_state, to_state=to_state, actor=actor, role=role,
+            organisation=unit, time=resources.stamp(resources.when(time)),
+            reason=self.ring.decrypt(reason, f"{name}/steps/{number}/reason"),
+            level=level_pb2.Level.Value(f"LEVEL_{level}"), unit=to_unit,
+        )  # fmt: skip
+        if due is not None:
+            step.due_time.CopyFrom(resources.stamp(resources.when(due)))
+        return step
+
+    def step_values(self, name: str, step: step_pb2.Step) -> dict[str, Any]:
+        """A step as a row."""
+        due = self.instant(resources.moment(step.due_time)) if step.HasField("due_time") else None
+        return {
+            "name": name, "number": step.number, "action": step.action, "from_state": step.from_state,
+            "to_state": step.to_state, "actor": step.actor, "role": step.role,
+            "organisation": step.organisation, "time": self.instant(resources.moment(step.time)),
+            "reason": self.ring.encrypt(step.reason, f"{name}/steps/{step.number}/reason"),
+            "due_time": due, "level": level_pb2.Level.Name(step.level).removeprefix("LEVEL_"),
+            "unit": step.unit,
+        }  # fmt: skip
+
+    def answered(self, caller: str, request_id: str) -> tuple[str, str] | None:
+        """(fingerprint, sealed answer) of a request that was answered before."""
+        table = self.plumbing.request
+        sql = self.database.prepare(
+            "answered",
+            lambda: sa.select(table.c.fingerprint, table.c.answer).where(
+                table.c.caller == sa.bindparam("caller", type_=sa.Text),
+                table.c.request_id == sa.bindparam("request_id", type_=sa.Text),
+            ),
+        )
+        rows = self.database.fetch(sql, {"caller": caller, "request_id": request_id})
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def forget_requests(self, now: datetime.datetime) -> None:
+        """Drops the answers that are older than promised."""
+        table = self.plumbing.request
+        sql = self.database.prepare(
+            "forget", lambda: sa.delete(table).where(table.c.time < sa.bindparam("t", type_=tables.INSTANT))
+        )
+        before = self.instant(now - REQUESTS_KEPT)
+        self.database.transact(lambda cursor: self.database.run(cursor, sql, {"t": before}) and None)
+
+    def own(self, region: str) -> None:
+        """Records that this node owns its region from the first epoch on, unless something is recorded."""
+        table = self.plumbing.ownership
+        first = {"region": region, "domain": self.domain, "epoch": 1, "incarnation": 1, "frozen": False}
+        if not self.database.select(sa.select(table.c.region).where(table.c.domain == self.domain)):
+            with contextlib.suppress(database.Taken):  # another process of ours was first
+                self._put(table, first)
+        self.grants.read()
+
+    def refresh_calendar(self, region: str, now: datetime.datetime, known: Any = calendar.announced) -> bool:
+        """Takes over years that have been announced; whether anything changed that limits may rest on."""
+        codec = self.codec(calendar_pb2.Calendar)
+        stored = [codec.decode(row).message for row in self.database.select(sa.select(*codec.columns))]
+        fresh = calendar.renewed(stored, region=region, now=now, known=known)
+        for message in fresh:
+            values = {
+                "name": message.name, "region": region, "version": 1, "owner": "system",
+                "alarm_time": None, "digest": "", **codec.encode(message),
+            }  # fmt: skip
+            with contextlib.suppress(database.Taken):  # another process of ours was first
+                self._put(codec.table, values)
+        self.calendar = calendar.of([*stored, *fresh])
+        return any(f.edition > 1 for f in fresh)
+
+    def _put(self, table: sa.Table, values: dict[str, Any]) -> None:
+        """Adds a row that nobody is told of."""
+        given = {k: sa.bindparam(k, type_=table.c[k].type) for k in values}
+        sql = self.database.prepare(("put", table.name), lambda: sa.insert(table).values(given))
+        self.database.transact(lambda cursor: self.database.run(cursor, sql, values) and None)

@@ -1,0 +1,127 @@
+"""The tables that every domain's database has besides those of its resources: who owns, what was done,
+what is to be announced. Kept apart from the engine that writes them."""
+
+import dataclasses
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+# PostgreSQL keeps instants as timestamptz; SQLite as RFC 3339 text of fixed width, which sorts.
+INSTANT = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
+ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+JSON = postgresql.JSONB().with_variant(sa.Text(), "sqlite")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plumbing:
+    """The plumbing's own tables in one database."""
+
+    ownership: sa.Table
+    outbox: sa.Table
+    relay: sa.Table
+    audit: sa.Table
+    step: sa.Table
+    request: sa.Table
+
+
+def plumbing(metadata: sa.MetaData) -> Plumbing:
+    """Defines them."""
+    text, big, whole = sa.Text, sa.BigInteger, sa.Integer
+    column = sa.Column
+    return Plumbing(
+        ownership=sa.Table(
+            "mesh_ownership",
+            metadata,
+            column("region", text, primary_key=True),
+            column("domain", text, primary_key=True),
+            column("epoch", whole, nullable=False),
+            column("incarnation", whole, nullable=False),
+            column("frozen", sa.Boolean, nullable=False),
+            comment="the (region, domain) pairs this node accepts writes for; locked by every commit",
+        ),
+        outbox=sa.Table(
+            "mesh_outbox",
+            metadata,
+            column("id", ROW_ID, sa.Identity(), primary_key=True),
+            column("region", text, nullable=False),
+            column("epoch", whole, nullable=False),
+            column("incarnation", whole, nullable=False),
+            column("number", big),
+            column("event_id", text, nullable=False),
+            column("type", text, nullable=False),
+            column("subject", text, nullable=False),
+            column("name", text, nullable=False),
+            column("time", INSTANT, nullable=False),
+            column("trace", text, nullable=False),
+            column("audit_digest", text, nullable=False),
+            column("payload", sa.LargeBinary, nullable=False),
+            sa.Index("mesh_outbox_log", "region", "epoch", "incarnation", "number", unique=True),
+            sa.Index(
+                "mesh_outbox_unnumbered",
+                "id",
+                postgresql_where=sa.text("number IS NULL"),
+                sqlite_where=sa.text("number IS NULL"),
+            ),
+            comment="the log: numbered by the relay, then published; number NULL until then",
+        ),
+        relay=sa.Table(
+            "mesh_relay",
+            metadata,
+            column("region", text, primary_key=True),
+            column("epoch", whole, primary_key=True, autoincrement=False),
+            column("incarnation", whole, primary_key=True, autoincrement=False),
+            column("fence", big, nullable=False),
+            column("numbered", big, nullable=False),
+            column("published", big, nullable=False),
+            comment="how far each log is numbered and published, and by which relay",
+        ),
+        audit=sa.Table(
+            "mesh_audit",
+            metadata,
+            column("id", ROW_ID, sa.Identity(), primary_key=True),
+            column("time", INSTANT, nullable=False),
+            column("region", text, nullable=False),
+            column("actor", text, nullable=False),
+            column("role", text, nullable=False),
+            column("organisation", text, nullable=False),
+            column("method", text, nullable=False),
+            column("name", text, nullable=False),
+            column("before_digest", text, nullable=False),
+            column("after_digest", text, nullable=False),
+            column("result", text, nullable=False),
+            column("request_id", text, nullable=False),
+            column("trace", text, nullable=False),
+            column("digest", text, nullable=False),
+            sa.Index("mesh_audit_name", "name"),
+            comment="who did what to which record; digest is SHA-256 over the other columns",
+        ),
+        step=sa.Table(
+            "mesh_step",
+            metadata,
+            column("name", text, primary_key=True),
+            column("number", whole, primary_key=True, autoincrement=False),
+            column("action", text, nullable=False),
+            column("from_state", text, nullable=False),
+            column("to_state", text, nullable=False),
+            column("actor", text, nullable=False),
+            column("role", text, nullable=False),
+            column("organisation", text, nullable=False),
+            column("time", INSTANT, nullable=False),
+            column("reason", text, nullable=False),
+            column("due_time", INSTANT),
+            column("level", text, nullable=False),
+            column("unit", text, nullable=False),
+            comment="the history of every resource with a flow; reason is encrypted",
+        ),
+        request=sa.Table(
+            "mesh_request",
+            metadata,
+            column("caller", text, primary_key=True),
+            column("request_id", text, primary_key=True),
+            column("fingerprint", text, nullable=False),
+            column("answer", text, nullable=False),
+            column("time", INSTANT, nullable=False),
+            sa.Index("mesh_request_time", "time"),
+            comment="first answers by request_id, encrypted, replayed when the request is repeated",
+        ),
+    )
