@@ -1,0 +1,16 @@
+"""The habitat service: the list of what it consists of."""
+
+import pathlib
+
+from mesh import runtime
+from services.habitat import policies, reports, tables
+
+SERVICE = runtime.Service(
+    domain="habitat",
+    package="village.habitat.v1",
+    resources=tables.RESOURCES,
+    lifecycles=(reports.FLOW,),
+    handlers={**reports.HANDLERS, **policies.HANDLERS},
+    seed=policies.seed,
+    migrations=pathlib.Path(__file__).parent / "migrations",
+)

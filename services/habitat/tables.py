@@ -1,0 +1,55 @@
+"""Which messages habitat keeps, and the questions that only SQL can answer."""
+
+import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from mesh import calls, lists, resources
+from village.habitat.v1 import report_pb2, report_policy_pb2
+
+RESOURCES = (report_pb2.Report, report_policy_pb2.ReportPolicy)
+
+
+def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
+    """Name of the policy of a region that took effect last at or before `at`; empty without one."""
+    rows = call.recent(report_policy_pb2.ReportPolicy, _policies, region=region)
+    return next((name for effective, name in rows if resources.when(effective) <= at), "")
+
+
+def _policies(policies: sa.Table) -> Any:
+    c = policies.c
+    return (
+        sa.select(c.effective_time, c.name)
+        .where(c.region == sa.bindparam("region", type_=c.region.type))
+        .order_by(c.effective_time.desc(), c.name.desc())
+    )
+
+
+def report_counts(call: calls.Call, request: Any, cut_off: datetime.datetime) -> tuple[int, ...]:
+    """(reported, accepted, closed, closed on time, reworked) of the reports that the caller may see and
+    the request asks for, each counted by what had happened at the cut-off."""
+    codec = call.store.codec(report_pb2.Report)
+    c, until = codec.table.c, call.store.instant(cut_off)
+    conditions = [
+        lists.visible(codec, call.method, call.caller, call.reference),
+        *lists.within(codec, request.parent.split("/")[1]),
+        c.file_time <= until,
+    ]
+    if request.division:
+        conditions += lists.within(codec, request.division)
+    if request.category:
+        conditions.append(c.category == report_pb2.Report.Category.Name(request.category)[len("CATEGORY_") :])
+    if request.HasField("start_time"):
+        conditions.append(c.file_time >= call.store.instant(resources.moment(request.start_time)))
+    closed = c.close_time <= until
+    # a limit missed only after the cut-off had not been missed yet
+    on_time = sa.and_(closed, sa.or_(c.late_time.is_(None), c.late_time > until))
+    counted = [sa.true(), c.accept_time <= until, closed, on_time, c.rework_time <= until]
+    return tuple(
+        call.select(
+            sa.select(*(sa.func.coalesce(sa.func.sum(sa.case((what, 1), else_=0)), 0) for what in counted))
+            .select_from(codec.table)
+            .where(*conditions)
+        )[0]
+    )
