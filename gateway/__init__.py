@@ -1,0 +1,1 @@
+"""The edge of a node: Envoy, rendered from what the node runs, and the node's own small service."""
