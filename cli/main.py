@@ -1,0 +1,181 @@
+"""What a person types: `villagemesh …`. Only the words are here; each command fetches what it needs when it
+runs, so that a node's supervisor starts small and `--help` is quick."""
+
+import datetime
+import pathlib
+import re
+
+import click
+
+_DATA = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    required=True,
+    help="Directory of the node.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Village Mesh: one service per ministry domain; a county runs what it chooses."""
+
+
+def _span(text: str) -> datetime.timedelta:
+    """A span of time as in 90s, 30m, 1h, 7d."""
+    found = re.fullmatch(r"(\d+)([smhd])", text)
+    if not found or int(found[1]) == 0:
+        raise click.BadParameter(f"{text!r} is not a span as in 90s, 30m, 1h, 7d")
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
+    return datetime.timedelta(**{unit: int(found[1])})
+
+
+@main.command()
+@_DATA
+@click.option("--region", required=True, help="GB/T 2260 code of the region, six digits.")
+@click.option("--services", required=True, help="Domains to run, separated by commas.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65534),
+    default=8423,
+    show_default=True,
+    help="The broker takes the next.",
+)
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address the gateway listens on.")
+@click.option("--province", default="", help="Not in this version.")
+@click.option("--invite", default="", help="Not in this version.")
+@click.option("--detach", is_flag=True, help="Return when the node is ready.")
+@click.option("--cors-origin", "cors_origins", multiple=True, help="Origin whose pages may call; repeatable.")
+@click.option(
+    "--database",
+    default="",
+    help="SQLAlchemy URL with {domain}. Default: as last time, at first SQLite files in DIR.",
+)
+@click.option("--production", is_flag=True, help="No development issuer; needs --issuers. Remembered.")
+@click.option(
+    "--issuers",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="File that says whose tokens count.",
+)
+def up(
+    *,
+    data: pathlib.Path,
+    region: str,
+    services: str,
+    port: int,
+    address: str,
+    province: str,
+    invite: str,
+    detach: bool,
+    cors_origins: tuple[str, ...],
+    database: str,
+    production: bool,
+    issuers: pathlib.Path | None,
+) -> None:
+    """Start a node: broker, services and gateway."""
+    from cli import node
+
+    if province or invite:
+        raise click.ClickException(
+            "joining a province is not in this version: leave out --province and --invite"
+        )
+    if production != (issuers is not None):
+        raise click.UsageError("--production and --issuers go together")
+    node.up(
+        data,
+        region=region,
+        services=tuple(dict.fromkeys(filter(None, services.split(",")))),
+        port=port,
+        address=address,
+        cors_origins=cors_origins,
+        database=database,
+        issuers=issuers,
+        detach=detach,
+    )
+
+
+@main.command()
+@_DATA
+def down(data: pathlib.Path) -> None:
+    """Stop a node; its data is kept."""
+    from cli import node
+
+    node.down(data)
+
+
+@main.command()
+@_DATA
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(data: pathlib.Path, as_json: bool) -> None:
+    """Show a node, its services and its processes."""
+    from cli import node
+
+    node.status(data, as_json=as_json)
+
+
+@main.command()
+@_DATA
+@click.option("--subject", required=True, help="Who: `sub` of the token.")
+@click.option("--role", "roles", multiple=True, required=True, help="As in KA; repeatable.")
+@click.option("--region", required=True, help="Region (6 digits) or division (9 or 12).")
+@click.option("--organisation", default="", help="Unified social credit code (GB 32100-2015).")
+@click.option(
+    "--ttl", type=_span, metavar="SPAN", default="1h", show_default=True, help="As in 90s, 30m, 1h, 7d."
+)
+def token(
+    *,
+    data: pathlib.Path,
+    subject: str,
+    roles: tuple[str, ...],
+    region: str,
+    organisation: str,
+    ttl: datetime.timedelta,
+) -> None:
+    """Print a token signed by the node's development issuer."""
+    from cli import node
+
+    node.token(data, subject=subject, roles=roles, region=region, organisation=organisation, ttl=ttl)
+
+
+@main.command()
+@_DATA
+def doctor(data: pathlib.Path) -> None:
+    """Examine a node; say what is wrong and what to do."""
+    from cli import node
+
+    node.doctor(data)
+
+
+@main.command()
+@_DATA
+@click.option("--region", default="", help="Needed for a directory that holds no node yet.")
+def sample(data: pathlib.Path, region: str) -> None:
+    """Fill a new node with sample data, before its first start."""
+    from cli import node, sample
+
+    node.prepare(data, region)
+    sample.sample(data)
+
+
+@main.command()
+@click.argument("domains", nargs=-1, required=True)
+def serve(domains: tuple[str, ...]) -> None:
+    """Run services, or `node`, as one process, configured by the environment."""
+    from cli import serve
+
+    serve.serve(domains)
+
+
+@main.command()
+@_DATA
+@click.option("--subject", default="village.>", show_default=True, help="As in 'village.36.>'.")
+@click.option("--from", "start", type=click.IntRange(1), default=None, help="Replay from this number on.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def events(data: pathlib.Path, subject: str, start: int | None, as_json: bool) -> None:
+    """Follow the events of a node, or replay them."""
+    from cli import events
+
+    events.events(data, subject, start, as_json)
+
+
+if __name__ == "__main__":
+    main()

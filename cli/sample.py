@@ -1,0 +1,160 @@
+"""`villagemesh sample`: fills a node's habitat with synthetic reports before its first start, a few
+hundred in every state, filed over the past weeks. Townships are Wuning's real ones; villages, people and
+organisations are invented. It goes through the same chain as every call, with a clock of its own."""
+
+import datetime
+import hashlib
+import itertools
+import os
+import pathlib
+import random
+from typing import Any
+
+from cli.serve import service
+from mesh import config, identity, resources, runtime, timers
+from village.habitat.v1 import report_pb2 as pb
+from village.type.v1 import level_pb2
+
+TOWNS = [f"360423{n:03d}" for n in (1, *range(100, 108), *range(200, 211))]
+COUNT = 360
+COUNTY_UNIT = "91360423TE5T000169"
+VILLAGE_UNIT = "54360423TE5T00032R"
+TOWN_UNIT = "N2360423TE5T00024K"
+MATTERS = {
+    pb.Report.CATEGORY_WASTE: ["村口垃圾桶三天未清运", "河边堆放生活垃圾", "垃圾清运车未按时到村"],
+    pb.Report.CATEGORY_SEWAGE: ["污水管网堵塞外溢", "化粪池渗漏有异味", "污水处理站停机"],
+    pb.Report.CATEGORY_TOILETS: ["公厕无人保洁", "公厕水箱损坏", "改厕后未及时清掏"],
+    pb.Report.CATEGORY_APPEARANCE: ["村道旁乱堆建筑材料", "沿路乱贴广告", "空房前杂草丛生"],
+    pb.Report.CATEGORY_MAINTENANCE: ["路灯损坏两盏", "护栏松动", "保洁员长期缺岗"],
+}
+SURNAMES, GIVEN = "王李张刘陈杨黄赵周吴", ["建国", "秀英", "志强", "桂兰", "海燕", "文", "明", "小红"]
+# how far a report has come, most of them closed
+WAYS = (
+    [["accept", "assign", "start", "rectify", "verify", "feedback", "close"]] * 9
+    + [["accept", "assign", "start", "rectify", "verify", "feedback", "close", "assess"]] * 4
+    + [["accept", "assign", "start", "rectify", "fail", "rectify", "verify", "feedback", "close"]]
+    + [["accept", "assign", "start", "rectify", "verify", "feedback", "dispute", "rectify", "verify"]]
+    + [["accept", "assign", "start", "rectify", "verify", "feedback"], ["accept", "assign", "return"]]
+    + [["accept", "assign", "start", "rectify", "verify"], ["accept", "assign", "start", "rectify"]]
+    + [["accept", "assign", "start"], ["accept", "assign"], ["accept"], [], ["reject"], ["duplicate"]]
+    + [["withdraw"], ["accept", "assign", "return", "assign", "start"]]
+)
+
+
+def sample(data: pathlib.Path) -> None:
+    """Fills the SQLite databases under `data`; for a node that is not running."""
+    data = data.resolve()
+    settings = config.load(
+        {
+            "VILLAGEMESH_REGION": "360423",
+            "VILLAGEMESH_LISTEN": "unix:none",
+            "VILLAGEMESH_DATABASE_URL": f"sqlite:///{data}/data/{{domain}}.db",
+            "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1",
+            "VILLAGEMESH_KEY_RING": str(data / "secrets" / "key_ring.json"),
+            "VILLAGEMESH_ISSUERS": str(data / "trust" / "issuers.json"),
+        }
+    )
+    clock = _Clock()
+    (hosted,), chain = runtime.assemble([service("habitat")], settings, clock=lambda: clock.now)
+    assert hosted.store is not None
+    os.chmod(data / "data" / "habitat.db", 0o600)
+    county = _County(chain, clock)
+    now, draw = resources.utcnow(), random.Random(360423)  # noqa: S311 - sample data, the same every time
+    starts = sorted(now - datetime.timedelta(days=draw.uniform(0.05, 90)) for _ in range(COUNT))
+    steps: list[tuple[datetime.datetime, int, str]] = []
+    for n, start in enumerate(starts):
+        moment = start
+        for step in ("file", *WAYS[n % len(WAYS)]):
+            if step == "close":  # when the reporter can no longer dispute
+                moment += datetime.timedelta(days=16)  # also over a long holiday
+            elif step != "return":  # which a unit must do within a working day
+                moment += datetime.timedelta(hours=draw.choice([2, 5, 20, 30, 50, 90]))
+            steps.append((moment, n, step))
+    for moment, n, step in sorted(steps):
+        if moment > now:
+            continue
+        clock.now = moment
+        timers.ring(hosted.store, moment)
+        county.take(n, step, draw)
+    timers.ring(hosted.store, now)
+    hosted.store.database.close()
+    print(f"{len(county.names)} synthetic reports in {data}")
+
+
+class _Clock:
+    now = resources.utcnow()
+
+
+class _County:
+    """Takes one step of one report, as the person whose part it is."""
+
+    def __init__(self, chain: Any, clock: _Clock) -> None:
+        self._chain, self._clock = chain, clock
+        self.names: dict[int, str] = {}
+        self._stopped: set[int] = set()
+        self._towns = itertools.cycle(TOWNS)
+
+    def take(self, n: int, step: str, draw: random.Random) -> None:
+        if n in self._stopped:
+            return
+        if step == "file":
+            self.names[n] = self._file(n, draw)
+            return
+        person, request = self._request(n, step)
+        if request is None:
+            self._stopped.add(n)
+            return
+        self._perform(person, request)
+
+    def _file(self, n: int, draw: random.Random) -> str:
+        town, category = next(self._towns), draw.choice(list(MATTERS))
+        report = pb.Report(
+            category=category,  # type: ignore[arg-type]
+            description=draw.choice(MATTERS[category]),
+            division=f"{town}{draw.randint(200, 212)}",
+            location={"latitude": draw.uniform(28.9, 29.5), "longitude": draw.uniform(114.5, 115.5)},  # type: ignore[arg-type]
+        )
+        if n % 3:
+            report.contact.person_name = draw.choice(SURNAMES) + draw.choice(GIVEN)
+            report.contact.phone = f"1380000{draw.randint(0, 9999):04d}"
+        request = pb.FileReportRequest(parent="regions/360423", report=report)
+        return str(self._perform(_person(f"resident-{n % 40}", "CZ"), request).name)
+
+    def _request(self, n: int, step: str) -> tuple[identity.Caller, Any]:
+        name = self.names[n]
+        officer, resident = _person("officer-1", "KA", COUNTY_UNIT), _person(f"resident-{n % 40}", "CZ")
+        village = n % 2 == 0
+        unit = VILLAGE_UNIT if village else TOWN_UNIT
+        handler = _person("cadre-1", "VO", unit) if village else _person("clerk-1", "TO", unit)
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        photo = {"sha256": digest, "media_type": "image/jpeg", "size_bytes": 240_000}
+        passed, failed = pb.VerifyReportRequest.RESULT_PASSED, pb.VerifyReportRequest.RESULT_FAILED
+        level = level_pb2.LEVEL_VILLAGE if village else level_pb2.LEVEL_TOWNSHIP
+        original = self.names.get(n - 1, "")
+        requests: dict[str, tuple[identity.Caller, Any]] = {
+            "accept": (officer, pb.AcceptReportRequest(name=name)),
+            "reject": (officer, pb.RejectReportRequest(name=name, reason="不属于人居环境事项")),
+            "duplicate": (officer, pb.MarkReportDuplicateRequest(name=name, duplicate_of=original)),
+            "assign": (officer, pb.AssignReportRequest(name=name, level=level, unit=unit)),
+            "return": (handler, pb.ReturnReportRequest(name=name, reason="不在本单位管辖范围")),
+            "start": (handler, pb.StartReportRequest(name=name)),
+            "rectify": (handler, pb.RectifyReportRequest(name=name, evidence=[photo])),
+            "verify": (officer, pb.VerifyReportRequest(name=name, result=passed)),
+            "fail": (officer, pb.VerifyReportRequest(name=name, result=failed, reason="现场仍有垃圾")),
+            "feedback": (officer, pb.SendReportFeedbackRequest(name=name, feedback="已整改，感谢监督")),
+            "dispute": (resident, pb.DisputeReportRequest(name=name, reason="问题又出现了")),
+            "close": (officer, pb.CloseReportRequest(name=name)),
+            "assess": (officer, pb.AssessReportRequest(name=name, score=60 + n % 40)),
+            "withdraw": (resident, pb.WithdrawReportRequest(name=name)),
+        }
+        if step == "duplicate" and not original:
+            return officer, None
+        return requests[step]
+
+    def _perform(self, person: identity.Caller, request: Any) -> Any:
+        endpoint = self._chain.endpoint_of(request)
+        return self._chain.perform(endpoint, request, person, self._clock.now, "")
+
+
+def _person(subject: str, role: str, unit: str = "") -> identity.Caller:
+    return identity.Caller(subject, frozenset({role}), "360423", unit, "https://sample.invalid")

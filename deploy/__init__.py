@@ -1,0 +1,1 @@
+"""How a node is put on machines."""

@@ -1,0 +1,1 @@
+"""A whole node on one machine: broker, services and Envoy as one command."""

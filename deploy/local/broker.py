@@ -1,0 +1,78 @@
+"""The configuration of a node's broker, nats-server: what it keeps, and who may do what on it. Separate,
+because the two users' permissions are what keeps a subscriber from forging events."""
+
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ENVIRONMENT = {"GOMEMLIMIT": "128MiB"}
+"""Lets Go collect sooner; a county's box is small."""
+
+_SUBSCRIBE = ["village.>", "_INBOX.>"]
+
+
+def configuration(
+    *,
+    server_name: str,
+    port: int,
+    store: str,
+    passwords: Mapping[str, str],
+    domains: Sequence[str],
+) -> str:
+    """The text of nats.conf. It holds the passwords. JSON is a part of that format, except for the escapes
+    of JSON: what goes in is ASCII, and `store` is seen from the node's directory, whatever its name."""
+    service = {"publish": ["village.>", "$JS.API.>", "$JS.ACK.>", "_INBOX.>"], "subscribe": _SUBSCRIBE}
+    subscriber = {"publish": _reading(domains), "subscribe": _SUBSCRIBE}
+    content: dict[str, Any] = {
+        "server_name": server_name,
+        "host": "127.0.0.1",
+        "port": port,
+        "max_payload": 1048576,
+        "ping_interval": "20s",
+        "jetstream": {
+            "store_dir": store,
+            # By default acknowledged messages reach the disk up to two minutes later.
+            "sync_interval": "always",
+            "max_memory_store": 64 * 1024 * 1024,
+            "max_file_store": 10 * 1024 * 1024 * 1024,
+        },
+        "authorization": {
+            "users": [
+                {"user": "service", "password": passwords["service"], "permissions": service},
+                {"user": "subscriber", "password": passwords["subscriber"], "permissions": subscriber},
+            ]
+        },
+    }
+    return json.dumps(content, indent=1)
+
+
+def command(configuration_file: str) -> list[str]:
+    """How to start the broker, from the node's directory."""
+    return [binary(), "--config", configuration_file]
+
+
+def binary() -> str:
+    """Path of nats-server: the wheel's, beside Python, else the one on the PATH."""
+    beside = pathlib.Path(sys.executable).parent / "nats-server"
+    return str(beside) if beside.exists() else shutil.which("nats-server") or "nats-server"
+
+
+def _reading(domains: Sequence[str]) -> list[str]:
+    """The subjects that are needed to read the streams and nothing else: no event, no deletion."""
+    api = "$JS.API"
+    per_stream = [
+        f"{api}.STREAM.INFO.{{}}",
+        f"{api}.CONSUMER.CREATE.{{}}",
+        f"{api}.CONSUMER.CREATE.{{}}.>",
+        f"{api}.CONSUMER.INFO.{{}}.>",
+        f"{api}.CONSUMER.MSG.NEXT.{{}}.>",
+        "$JS.ACK.{}.>",
+        "$JS.FC.{}.>",
+    ]
+    return [
+        *(f"{api}.INFO", f"{api}.STREAM.NAMES", f"{api}.STREAM.LIST"),
+        *(subject.format(f"EV_{domain}") for domain in domains for subject in per_stream),
+    ]
