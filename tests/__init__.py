@@ -1,0 +1,1 @@
+"""Tests: unit (no I/O), contract (walks descriptors), integration (real parts), faults."""

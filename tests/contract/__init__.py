@@ -1,0 +1,1 @@
+"""What the descriptors promise, walked."""

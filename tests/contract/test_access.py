@@ -1,0 +1,381 @@
+"""Who may call what (I5), generated from the protos: every method, every role, every place. And tokens: what
+is wrong with one is said, and never a fault of ours."""
+
+import base64
+import dataclasses
+import datetime
+import hmac
+import itertools
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from mesh import contract, errors, identity, resources, rpc
+from services.habitat.service import SERVICE
+from tests.county import COUNTY_UNIT, REGION, TOWN, TOWN_UNIT, VILLAGE, VILLAGE_UNIT, County, issuer, mint
+from tests.loop import PARENT, VERBS, WAYS, ask, file, reach, written
+from village.habitat.v1 import report_pb2 as pb
+from village.habitat.v1 import report_policy_pb2 as policy_pb
+from village.options.v1 import options_pb2
+
+FOUND = contract.read("village.habitat.v1")
+ROLES = [value.name.removeprefix("ROLE_") for value in options_pb2.Role.DESCRIPTOR.values[1:]]
+PLACES = {
+    "the county": REGION,
+    "its township": TOWN,
+    "its village": VILLAGE,
+    "another township": "360423101",
+    "another village": "360423100202",
+    "a sibling county": "360424",
+    "a sibling's township": "360424100",
+    "the city": "360400",
+    "another city": "360700",
+    "the province": "360000",
+    "another province": "110000",
+}
+"""Where a token may be from; the records lie in Wuning, in VILLAGE."""
+
+
+@pytest.fixture
+def database_url(tmp_path: Any) -> str:
+    """These questions are decided before the database."""
+    return f"sqlite:///{tmp_path}/{{domain}}.db"
+
+
+@pytest.fixture
+def trusting(county: County) -> County:
+    """The county, with issuers everywhere in its file that vouch for roles of every level."""
+    jwks = "jwks.json"
+    regions = sorted({code[:6] for code in PLACES.values()})
+    entries = [{"issuer": issuer(r), "jwks": jwks, "region": r, "highest_level": "PROVINCE"} for r in regions]
+    _write(county, entries)
+    return county
+
+
+def _write(county: County, entries: list[dict[str, Any]]) -> None:
+    (county.folder / "issuers.json").write_text(json.dumps({"issuers": entries}))
+    _look_again(county)
+
+
+def _look_again(county: County) -> None:
+    """Files are looked at once a second; a test does not wait."""
+    county.chain._issuers._looked = 0.0
+
+
+def requests(county: County, name: str) -> dict[str, Any]:
+    """A good request for every method."""
+    good_policy = policy_pb.ReportPolicy(
+        basis="x", accept_working_days=1, assign_working_days=1, return_working_days=1, verify_working_days=1,
+        feedback_working_days=1, dispute_working_days=1, escalate_working_days=1,
+        rectify_limits=[{"level": level, "working_days": 1} for level in (1, 2, 3)],
+        effective_time=resources.stamp(county.now + datetime.timedelta(days=1)),
+    )  # fmt: skip
+    report = {"category": 1, "description": "x", "division": VILLAGE,
+              "location": {"latitude": 29.26, "longitude": 115.1}}  # fmt: skip
+    found: dict[str, Any] = {
+        "FileReport": pb.FileReportRequest(parent=PARENT, report=report),
+        "GetReport": pb.GetReportRequest(name=name),
+        "ListReports": pb.ListReportsRequest(parent=PARENT),
+        "ListReportSteps": pb.ListReportStepsRequest(parent=name),
+        "BatchActOnReports": pb.BatchActOnReportsRequest(
+            parent=PARENT, actions=[pb.ReportAction(accept=ask("accept", name))]
+        ),
+        "ComputeReportFigures": pb.ComputeReportFiguresRequest(parent=PARENT),
+        "IssueReportPolicy": policy_pb.IssueReportPolicyRequest(
+            parent=PARENT, report_policy=good_policy, report_policy_id="x-1"
+        ),
+        "GetReportPolicy": policy_pb.GetReportPolicyRequest(name=f"{PARENT}/reportPolicies/default"),
+        "ListReportPolicies": policy_pb.ListReportPoliciesRequest(parent=PARENT),
+    }
+    for verb, (cls, _, _) in VERBS.items():
+        made = ask(verb, name, **({"duplicate_of": name} if verb == "mark_duplicate" else {}))
+        found.setdefault(cls.__name__.removesuffix("Request"), made)
+    return found
+
+
+def expected(method: contract.Method, role: str, place: str, *, own: bool, unit: str) -> bool:
+    """Whether the annotation lets it pass, worked out anew: digits compared, nothing else."""
+    within = {2: place[:2], 4: place[:4]}.get(len(place.rstrip("0")) if len(place) == 6 else 0, place)
+    about_record = "name" in method.request_fields or method.name in {"FileReport", "ListReportSteps"}
+    for rule in method.rules:
+        if rule.scope == options_pb2.SCOPE_PUBLIC:
+            return True
+        if role not in rule.roles:
+            continue
+        inside = VILLAGE.startswith(within)
+        if not about_record:  # the county as a whole; lists show a division's token its part
+            inside = inside or (place.startswith(REGION) and method.name != "IssueReportPolicy")
+        if method.name == "IssueReportPolicy":
+            inside = place == REGION
+        if rule.scope == options_pb2.SCOPE_OWN_REGION and place[:6] != REGION:
+            inside = False
+        if rule.scope == options_pb2.SCOPE_OWN_RECORDS:
+            inside = (inside or place.startswith(REGION)) and (own or not about_record)
+        if rule.handling_unit and unit != VILLAGE_UNIT:
+            inside = False
+        if inside:
+            return True
+    return False
+
+
+def outcome(county: County, method: str, request: Any, headers: dict[str, str]) -> str:
+    try:
+        county.raw(method, request.SerializeToString(), headers)
+    except errors.Refusal as refusal:
+        return refusal.reason
+    return "OK"
+
+
+class TestEveryMethod:
+    def test_has_a_request_here(self, trusting: County) -> None:
+        assert set(requests(trusting, file(trusting).name)) == set(FOUND.methods) == set(SERVICE.handlers)
+
+    @pytest.mark.parametrize("method", FOUND.methods)
+    def test_lets_pass_whom_its_annotation_lets_pass(self, trusting: County, method: str) -> None:
+        # in this state the unit-bound verbs may pass; whatever the state refuses has passed permission
+        name = reach(trusting, "ASSIGNED").name
+        request, wrong = requests(trusting, name)[method], []
+        passed = {"OK", "ACTION_NOT_ALLOWED", "ALREADY_EXISTS", "DUPLICATE_OF_ITSELF", "RETURN_ALREADY_USED"}
+        for role, (place, code), unit in itertools.product(ROLES, PLACES.items(), (VILLAGE_UNIT, TOWN_UNIT)):
+            if role == "SYS":
+                continue
+            token = mint(trusting.private, trusting.now, iss=issuer(code[:6]), sub=f"{role}-{code}",
+                         roles=[role], region=code, organisation=unit)  # fmt: skip
+            got = outcome(trusting, method, request, {"authorization": f"Bearer {token}"})
+            may = expected(FOUND.methods[method], role, code, own=method == "FileReport", unit=unit)
+            if got not in (passed if may else {"FORBIDDEN"}):
+                wrong.append((role, place, unit == VILLAGE_UNIT, got))
+        assert wrong == []
+
+    @pytest.mark.parametrize("method", FOUND.methods)
+    def test_needs_a_token_unless_it_is_public(self, trusting: County, method: str) -> None:
+        request = requests(trusting, file(trusting).name)[method]
+        public = any(r.scope == options_pb2.SCOPE_PUBLIC for r in FOUND.methods[method].rules)
+        assert outcome(trusting, method, request, {}) == ("OK" if public else "UNAUTHENTICATED")
+
+    @pytest.mark.parametrize("method", FOUND.methods)
+    def test_answers_the_same_whether_or_not_the_record_exists(self, trusting: County, method: str) -> None:
+        """Permission before existence: a role without a rule, and a division that is not the record's."""
+        here = reach(trusting, "ASSIGNED").name
+        absent = f"{PARENT}/reports/{uuid.uuid4()}"
+        if "reports/" not in str(requests(trusting, here)[method]) or method == "BatchActOnReports":
+            return
+        for role, place in (("LAB", REGION), ("TO", "360423101"), ("VO", "360423101200"), ("CZ", REGION),
+                            ("KA", "360424"), ("PA", "110000"), ("KI", REGION)):  # fmt: skip
+            token = mint(trusting.private, trusting.now, iss=issuer(place[:6]), sub="x", roles=[role],
+                         region=place, organisation=None)  # fmt: skip
+            said = []
+            for name in (here, absent):
+                raw = requests(trusting, name)[method].SerializeToString()
+                try:
+                    trusting.raw(method, raw, {"authorization": f"Bearer {token}"})
+                except errors.Refusal as refusal:
+                    said.append((refusal.reason, str(refusal)))
+                else:
+                    said.append(("OK", ""))
+            permitted = role == "KI" and FOUND.methods[method].read_only
+            assert permitted or said[0] == said[1]
+            assert permitted or said[0][0] == "FORBIDDEN"
+
+    @pytest.mark.parametrize("state", WAYS)
+    def test_lets_an_own_record_be_read_in_every_state(self, trusting: County, state: str) -> None:
+        report = reach(trusting, state)
+        assert trusting.call("resident", pb.GetReportRequest(name=report.name)).name == report.name
+
+    def test_gives_a_foreign_region_nothing_of_what_is_here(self, trusting: County) -> None:
+        report = reach(trusting, "ASSIGNED", description="MARK-7431")
+        for place in ("360424", "360700", "110000"):
+            for role in ROLES:
+                if role == "SYS":
+                    continue
+                token = mint(trusting.private, trusting.now, iss=issuer(place), roles=[role], region=place)
+                headers = {"authorization": f"Bearer {token}"}
+                asked = requests(trusting, report.name)
+                asked["ListReports"].filter = f'division:"{REGION}"'
+                for method, request in asked.items():
+                    if any(r.scope == options_pb2.SCOPE_PUBLIC for r in FOUND.methods[method].rules):
+                        continue
+                    with pytest.raises(errors.Forbidden):
+                        trusting.raw(method, request.SerializeToString(), headers)
+
+
+def _segment(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _bad_tokens(county: County) -> Iterator[tuple[str, str, str]]:
+    """(what is wrong, token, a word of the reason given)"""
+    now, private = county.now, county.private
+    stamp = int(now.timestamp())
+
+    def good(**claims: Any) -> str:
+        return mint(private, now, **claims)
+
+    head, body, signature = good().split(".")
+    yield "expired", good(exp=stamp - 31), "expired"
+    yield "not yet valid", good(nbf=stamp + 31), "not valid yet"
+    yield "issued in the future", good(iat=stamp + 31), "not valid yet"
+    yield "wrong audience", good(aud="somebody-else"), "udience"
+    yield "no audience", good(aud=None), "aud"
+    for claim in ("exp", "iat", "sub", "iss"):
+        yield f"no {claim}", good(**{claim: None}), ""
+    yield "another's signature", mint(ed25519.Ed25519PrivateKey.generate(), now), "ignature"
+    yield (
+        "altered",
+        f"{head}.{_segment(base64.urlsafe_b64decode(body + '==') + b' ')}.{signature}",
+        "ignature",
+    )
+    yield "no signature", f"{head}.{body}.", ""
+    none = _segment(b'{"alg":"none","typ":"JWT","kid":"d1"}')
+    yield "alg none", f"{none}.{body}.", "alg"
+    public = (county.folder / "jwks.json").read_bytes()
+    hs_head = _segment(b'{"alg":"HS256","typ":"JWT","kid":"d1"}')
+    signed = f"{hs_head}.{body}"
+    hs = f"{signed}.{_segment(hmac.digest(public, signed.encode(), 'sha256'))}"
+    yield "HMAC with the public key", hs, "alg"
+    yield "unknown issuer", good(iss="https://elsewhere.invalid"), "issuer"
+    yield "unknown key", jwt.encode({"iss": issuer(REGION)}, private, "EdDSA", {"kid": "d2"}), "key"
+    yield "no key id", jwt.encode({"iss": issuer(REGION)}, private, "EdDSA"), "key"
+    yield "region outside the issuer's", good(region="360424"), "vouch"
+    yield "region above the issuer's", good(region="360400"), "vouch"
+    yield "role above the issuer's", good(roles=["PA"]), "level"
+    yield "one role above the issuer's", good(roles=["KA", "CI"]), "level"
+    yield "unknown role", good(roles=["KING"]), "roles"
+    yield "a role of the mesh itself", good(roles=["SYS"]), "roles"
+    yield "no roles", good(roles=[]), "roles"
+    yield "no region", good(region=None), "region"
+    yield "a region that is none", good(region="36042"), "region"
+    yield "a region in other digits", good(region="3６0423"), "region"
+    yield "an empty subject", good(sub=""), ""
+    yield "a subject that is the mesh's own", good(sub="system"), ""
+    yield "a subject that is a number", good(sub=7), ""
+    for claim, value in (("exp", "x"), ("iat", "x"), ("nbf", "x"), ("roles", 5), ("roles", "KA")):
+        yield f"{claim} that is {value!r}", good(**{claim: value}), ""
+    for i, text in enumerate(
+        ("x", "a.b.c", "..", ".", "é.é.é", "\x00", "a" * 8_000, f"{head}.{_segment(b'[' * 3000)}.{signature}",
+         f"{_segment(b'[' * 3000)}.{body}.{signature}", f"{head}.{_segment(b'[1]')}.{signature}",
+         f"{_segment(b'5')}.{body}.{signature}", f"{head}.{_segment(b'{}')}.{signature}",
+         f'{_segment(b"""{"alg":["EdDSA"],"kid":["d1"]}""")}.{body}.{signature}')
+    ):  # fmt: skip
+        yield f"garbage {i}", text, ""
+
+
+class TestToken:
+    def test_is_refused_with_its_reason_and_never_a_fault(self, county: County) -> None:
+        name = file(county).name
+        request, before, wrong = pb.GetReportRequest(name=name), written(county), []
+        for what, token, word in _bad_tokens(county):
+            try:
+                county.raw("GetReport", request.SerializeToString(), {"authorization": f"Bearer {token}"})
+                wrong.append((what, "accepted"))
+            except errors.Refusal as refusal:
+                status = rpc.status(refusal)
+                if status.code != errors.UNAUTHENTICATED or not str(refusal) or word not in str(refusal):
+                    wrong.append((what, f"{refusal.reason}: {refusal}"))
+        assert wrong == []
+        assert written(county) == before
+
+    def test_is_refused_in_any_other_scheme(self, county: County) -> None:
+        request, token = pb.GetReportRequest(name=file(county).name), county.token("county")
+        for header in ("Bearer", "Bearer ", f"Basic {token}", token, f"Bearer {token} {token}", "\x00"):
+            got = outcome(county, "GetReport", request, {"authorization": header})
+            assert got == "UNAUTHENTICATED", header
+        assert outcome(county, "GetReport", request, {"authorization": f"bearer {token}"}) == "OK"
+
+    def test_is_good_within_the_error_of_a_clock(self, county: County) -> None:
+        stamp = int(county.now.timestamp())
+        request = pb.GetReportRequest(name=file(county).name)
+        for claims in ({"exp": stamp - 29}, {"nbf": stamp + 29, "iat": stamp + 29}):
+            assert county.call("county", request, **claims).name
+
+    def test_is_looked_at_again_when_its_time_has_passed(self, county: County) -> None:
+        request, token = pb.GetReportRequest(name=file(county).name), county.token("county")
+        headers = {"authorization": f"Bearer {token}"}
+        assert outcome(county, "GetReport", request, headers) == "OK"
+        county.pass_time(hours=1, seconds=31)
+        assert outcome(county, "GetReport", request, headers) == "UNAUTHENTICATED"
+
+    def test_counts_each_of_several_roles(self, county: County) -> None:
+        report = file(county)
+        assert county.call("resident", pb.GetReportRequest(name=report.name), roles=["LAB", "CZ"]).name
+        with pytest.raises(errors.Forbidden):
+            county.call("county", pb.GetReportRequest(name=report.name), roles=["LAB", "EN"])
+
+
+class TestIssuers:
+    """The file of issuers and keys is read again when it changes."""
+
+    def test_are_forgotten_when_they_are_taken_out(self, county: County) -> None:
+        request = pb.GetReportRequest(name=file(county).name)
+        headers = {"authorization": f"Bearer {county.token('county')}"}
+        assert outcome(county, "GetReport", request, headers) == "OK"
+        kept = (county.folder / "issuers.json").read_text()
+        _write(county, [])
+        assert outcome(county, "GetReport", request, headers) == "UNAUTHENTICATED"
+        (county.folder / "issuers.json").write_text(kept)
+        _look_again(county)
+        assert outcome(county, "GetReport", request, headers) == "OK"
+
+    def test_may_change_their_keys(self, county: County) -> None:
+        request, old = pb.GetReportRequest(name=file(county).name), county.private
+        assert county.call("county", request).name
+        county.private = ed25519.Ed25519PrivateKey.generate()
+        public = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(county.private.public_key()))
+        keys = {"keys": [{**public, "kid": "d1", "alg": "EdDSA", "use": "sig"}]}
+        (county.folder / "jwks.json").write_text(json.dumps(keys))
+        _look_again(county)
+        assert county.call("county", request).name
+        headers = {"authorization": f"Bearer {mint(old, county.now)}"}
+        assert outcome(county, "GetReport", request, headers) == "UNAUTHENTICATED"
+
+    @pytest.mark.parametrize(
+        "broken", ["{", "", "[]", '{"issuers": [{}]}', '{"issuers": [{"jwks": "none"}]}']
+    )
+    def test_stay_as_they_were_while_the_file_cannot_be_read(self, county: County, broken: str) -> None:
+        request = pb.GetReportRequest(name=file(county).name)
+        assert county.call("county", request).name
+        (county.folder / "issuers.json").write_text(broken)
+        _look_again(county)
+        assert county.call("county", request).name
+
+
+class TestPermit:
+    """The rule itself, without a chain."""
+
+    @staticmethod
+    def method(**rule: Any) -> contract.Method:
+        usual = {"roles": frozenset({"KA"}), "scope": options_pb2.SCOPE_OWN_REGION, "handling_unit": False,
+                 "differs_from": ""}  # fmt: skip
+        made = contract.Rule(**{**usual, **rule})
+        return dataclasses.replace(FOUND.methods["AcceptReport"], rules=(made,))
+
+    def test_takes_no_unit_for_nobody_s_unit(self) -> None:
+        method = self.method(handling_unit=True)
+        caller = identity.Caller("x", frozenset({"KA"}), REGION, "")
+        with pytest.raises(errors.Forbidden):
+            identity.permit(method, caller, identity.Place(REGION, VILLAGE, unit=""))
+        known = dataclasses.replace(caller, organisation=COUNTY_UNIT)
+        identity.permit(method, known, identity.Place(REGION, VILLAGE, unit=COUNTY_UNIT))
+
+    def test_answers_with_the_role_that_counted(self) -> None:
+        caller = identity.Caller("x", frozenset({"KA", "CZ"}), REGION, "")
+        assert identity.permit(self.method(), caller, identity.Place(REGION, VILLAGE))[1] == "KA"
+
+    def test_tells_an_earlier_actor_apart(self) -> None:
+        method = self.method(differs_from="handler")
+        caller = identity.Caller("x", frozenset({"KA"}), REGION, "")
+        with pytest.raises(errors.Forbidden):
+            identity.permit(method, caller, identity.Place(REGION, VILLAGE, earlier="x"))
+        identity.permit(method, caller, identity.Place(REGION, VILLAGE, earlier="y"))
+
+
+class TestDocument:
+    def test_says_what_the_protos_say(self) -> None:
+        from cli import access
+
+        assert access.DOCUMENT.read_text() == access.document()

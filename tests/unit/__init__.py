@@ -1,0 +1,1 @@
+"""Rules and functions by themselves, without I/O."""
