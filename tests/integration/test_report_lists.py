@@ -150,11 +150,11 @@ STATED = [
     (f"handling_unit = '{VILLAGE_UNIT}'", "assigned told"),
     ("handling_level = LEVEL_TOWNSHIP", "town's"),
     ("handling_level = TOWNSHIP", "town's"),
-    ("due_time:*", "waste sewage assigned town's"),
+    ("due_time:*", "waste sewage assigned town's told"),
     ("handling_level:*", "assigned town's told"),
     ("handling_unit:*", "assigned town's told"),
     ('due_time <= "2026-03-04T00:00:00Z"', "waste sewage"),
-    ('due_time > "2026-03-04T00:00:00+08:00"', "assigned town's"),
+    ('due_time > "2026-03-04T00:00:00+08:00"', "assigned town's told"),
     ('file_time < "2026-03-02T02:00:00Z"', ""),
     ('handling_unit = "\' OR 1=1 --"', ""),
 ]
