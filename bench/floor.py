@@ -24,7 +24,7 @@ from google.protobuf import timestamp_pb2
 from village.habitat.v1 import events_pb2, report_pb2
 from village.type.v1 import level_pb2
 
-THREADS = 16
+THREADS = 6
 SERVICE = "/village.habitat.v1.ReportService"
 COLUMNS = (
     "name, version, category, description, division, location, contact, observe_time, photos, state, "

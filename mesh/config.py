@@ -41,8 +41,9 @@ class Settings:
     audience: str = "village-mesh"
     """The `aud` that tokens must carry."""
 
-    threads: int = 16
-    """Calls worked on at once; four times as many may wait, further ones get RESOURCE_EXHAUSTED."""
+    threads: int = 6
+    """Calls worked on at once; four times as many may wait, further ones get RESOURCE_EXHAUSTED. More than
+    three for each core make every call slower, because Python runs one at a time."""
 
     log_level: str = "INFO"
     """Python level name."""

@@ -54,6 +54,11 @@ class Shape:
     def by_name(self) -> dict[str, Field]:
         return {f.name: f for f in self.fields}
 
+    @functools.cached_property
+    def timed(self) -> bool:
+        """Whether it holds an instant at any depth."""
+        return any(f.kind == "timestamp" or (f.message is not None and f.message.timed) for f in self.fields)
+
     def field(self, name: str) -> Field:
         return self.by_name[name]
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import operator
 import os
 import shutil
 import threading
@@ -63,9 +64,10 @@ class Commit:
 
 @dataclasses.dataclass(frozen=True)
 class Sql:
-    """A statement as the driver takes it, with the order of its parameters where they have numbers."""
+    """A statement as the driver takes it: with names on SQLite, with numbers on PostgreSQL, where it is
+    bytes, so that its hash is worked out once, and `order` gives the parameters."""
 
-    text: str
+    text: Any
     order: tuple[str, ...]
 
 
@@ -94,6 +96,7 @@ class Database:
             # numbered, because psycopg takes the text of a long statement with names apart at every call
             self._dialect = psycopg_dialect.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
         self._prepared: dict[Any, Sql] = {}
+        self._statements: dict[Any, tuple[bytes, Callable[[Sequence[Any]], Sequence[Any]]]] = {}
         self._own = threading.local()
         self._connections: weakref.WeakSet[sa.Connection] = weakref.WeakSet()
         self._turn = threading.Lock()
@@ -117,7 +120,8 @@ class Database:
         sql = self._prepared.get(key)
         if sql is None:
             made = build().compile(dialect=self._dialect)
-            sql = self._prepared[key] = Sql(str(made), tuple(made.positiontup or ()))
+            text = str(made) if self.sqlite else str(made).encode()
+            sql = self._prepared[key] = Sql(text, tuple(made.positiontup or ()))
         return sql
 
     def run(self, cursor: Any, sql: Sql, parameters: dict[str, Any]) -> Any:
@@ -174,9 +178,9 @@ class Database:
         if self.sqlite:
             self.transact(lambda cursor: self._write_one_by_one(cursor, commit))
             return
-        sql, parameters = self._statement(commit)
+        text, parameters = self._statement(commit)
         with self.cursor() as cursor:
-            owned, *held = self.run(cursor, sql, parameters).fetchone()
+            owned, *held = cursor.execute(text, parameters, prepare=True).fetchone()
         if not owned:
             raise Disowned
         if sum(held) != len(commit.held):
@@ -246,20 +250,27 @@ class Database:
             except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
                 raise Taken(str(fault)) from fault
 
-    def _statement(self, commit: Commit) -> tuple[Sql, dict[str, Any]]:
-        """The one statement of PostgreSQL and its parameters."""
+    def _statement(self, commit: Commit) -> tuple[bytes, Sequence[Any]]:
+        """The one statement of PostgreSQL and its parameters in their order."""
         held = sorted(commit.held, key=lambda h: (h[0].name, h[1]))
         key = (
             tuple(table.name for table, _, _ in held),
             tuple((w.table.name, w.update, tuple(w.values)) for w in commit.writes),
         )
-        sql = self.prepare(key, lambda: statements.one_statement(held, commit.writes))
-        parameters = statements.owner_values(commit)
-        for i, (_, name, version) in enumerate(held):
-            parameters[f"name{i}"], parameters[f"version{i}"] = name, version
-        for i, write in enumerate(commit.writes):
-            parameters.update((f"x{i}_{k}", v) for k, v in write.values.items())
-        return sql, parameters
+        known = self._statements.get(key)
+        if known is None:
+            sql = self.prepare(key, lambda: statements.one_statement(held, commit.writes))
+            names = [*statements.owner_values(commit)]
+            names += [f"{part}{i}" for i in range(len(held)) for part in ("name", "version")]
+            names += [f"x{i}_{k}" for i, w in enumerate(commit.writes) for k in w.values]
+            known = self._statements[key] = sql.text, operator.itemgetter(*map(names.index, sql.order))
+        text, in_order = known
+        values = [*statements.owner_values(commit).values()]
+        for _, name, version in held:
+            values += (name, version)
+        for write in commit.writes:
+            values += write.values.values()
+        return text, in_order(values)
 
     @functools.cached_property
     def _raw_cursor(self) -> Any:

@@ -60,6 +60,7 @@ class Chain:
     ) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self._by_request: dict[str, Endpoint] = {}
+        self._references: dict[tuple[identity.Caller, str], str] = {}
         self._issuers, self._ring, self._region, self.node, self._clock = issuers, ring, region, node, clock
         self._validator = protovalidate.Validator()
 
@@ -95,7 +96,7 @@ class Chain:
         except DecodeError as fault:
             raise wire.explain(incoming.raw, method.request.DESCRIPTOR) from fault
         request.DiscardUnknownFields()  # what no annotation describes is neither kept nor announced
-        wire.settle(request, contract.shape(method.request.DESCRIPTOR))
+        wire.settle(request, contract.shape(method.request.DESCRIPTOR), incoming.raw)
         for field, of in method.given:
             if request.HasField(field):
                 contract.clear_output_only(getattr(request, field), of)
@@ -164,11 +165,15 @@ class Chain:
 
     def _reference(self, caller: identity.Caller, store: Store | None) -> str:
         """How the caller stands in what is kept: officials by subject, others sealed."""
-        if caller.official or not caller.subject:
-            return caller.subject
         domain = store.domain if store is not None else ""
-        sealed = self._ring.index(f"{caller.issuer}|{caller.subject}", region=self._region, domain=domain)
-        return f"sealed:{sealed}"
+        known = self._references.get((caller, domain))
+        if known is None:
+            if len(self._references) >= 10_000:
+                self._references.clear()
+            sealed = self._ring.index(f"{caller.issuer}|{caller.subject}", region=self._region, domain=domain)
+            known = caller.subject if caller.official or not caller.subject else f"sealed:{sealed}"
+            self._references[caller, domain] = known
+        return known
 
     def _seal(self, answer: Message, reference: str, request_id: str) -> str:
         return self._ring.encrypt(answer.SerializeToString().hex(), f"{reference}/{request_id}")

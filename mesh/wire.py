@@ -10,9 +10,14 @@ from mesh import contract, errors
 _FIRST_SECOND, _LAST_SECOND = -62135596800, 253402300799  # years 1 to 9999
 
 
-def settle(message: Any, of: contract.Shape, path: str = "") -> None:
+def settle(message: Any, of: contract.Shape, raw: bytes) -> None:
     """Invalid for text with a NUL character and for instants outside the years 1 to 9999, at any depth.
-    Instants are cut to the microsecond, which is what gets kept."""
+    Instants are cut to the microsecond, which is what gets kept. `raw`: the bytes it came as."""
+    if of.timed or b"\0" in raw:
+        _settle(message, of, "")
+
+
+def _settle(message: Any, of: contract.Shape, path: str) -> None:
     for descriptor, value in message.ListFields():
         field = of.field(descriptor.name)
         where = f"{path}{field.name}"
@@ -26,7 +31,7 @@ def settle(message: Any, of: contract.Shape, path: str = "") -> None:
                     raise errors.Invalid(place, "is no instant of the years 1 to 9999")
                 one.nanos -= one.nanos % 1000
             if field.message is not None:
-                settle(one, field.message, f"{place}.")
+                _settle(one, field.message, f"{place}.")
 
 
 def explain(raw: bytes, of: Descriptor) -> errors.Invalid:
