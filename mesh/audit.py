@@ -2,8 +2,9 @@
 not depend on what it proves. No personal data: residents stand in it by a sealed reference."""
 
 import hashlib
-import json
 from typing import Any
+
+import orjson
 
 COLUMNS = (
     "time", "region", "actor", "role", "organisation", "method", "name", "before_digest", "after_digest",
@@ -15,5 +16,4 @@ def digest(row: dict[str, Any], moment: str) -> str:
     """SHA-256, in hexadecimal, over the row's columns in their fixed order; `moment` is its time as
     RFC 3339 with microseconds."""
     values = [moment if column == "time" else row[column] for column in COLUMNS]
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps(values)).hexdigest()

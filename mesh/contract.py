@@ -55,9 +55,9 @@ class Shape:
         return {f.name: f for f in self.fields}
 
     @functools.cached_property
-    def timed(self) -> bool:
-        """Whether it holds an instant at any depth."""
-        return any(f.kind == "timestamp" or (f.message is not None and f.message.timed) for f in self.fields)
+    def timed(self) -> "tuple[Field, ...]":
+        """The fields that are instants or hold some at any depth."""
+        return tuple(f for f in self.fields if f.kind == "timestamp" or (f.message and f.message.timed))
 
     def field(self, name: str) -> Field:
         return self.by_name[name]

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import sqlite as sqlite_dialect
@@ -90,6 +91,7 @@ class Database:
             self.engine = sa.create_engine(
                 url,
                 isolation_level="AUTOCOMMIT",
+                json_deserializer=orjson.loads,
                 connect_args={"options": timeouts, "connect_timeout": 5},
                 **options,
             )

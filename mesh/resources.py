@@ -4,12 +4,12 @@ database, so that a service's DBA finds one readable column per field and nobody
 import dataclasses
 import datetime
 import functools
-import json
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -161,7 +161,7 @@ class Codec:
         if field.repeated or field.kind == "message":
             fill = _filler(field, self.ring)
             return lambda value, name: fill(
-                json.loads(value) if isinstance(value, str) else value, f"{name}/{key}"
+                orjson.loads(value) if isinstance(value, str) else value, f"{name}/{key}"
             )
         if field.personal and field.kind == "string":
             return lambda value, name: self.ring.decrypt(value, f"{name}/{key}")
@@ -179,7 +179,8 @@ def _numbers(field: Field) -> dict[str, int]:
     return {name: number for number, name in field.enum.items()}
 
 
-_dump = functools.partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
+def _dump(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def plain(message: Any, of: Shape, ring: privacy.KeyRing, context: str) -> dict[str, Any]:

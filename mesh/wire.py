@@ -1,6 +1,7 @@
 """Bytes that are not the message they should be, and values that no database takes. Separate, because it
 names the field, which the decoder does not."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -13,25 +14,42 @@ _FIRST_SECOND, _LAST_SECOND = -62135596800, 253402300799  # years 1 to 9999
 def settle(message: Any, of: contract.Shape, raw: bytes) -> None:
     """Invalid for text with a NUL character and for instants outside the years 1 to 9999, at any depth.
     Instants are cut to the microsecond, which is what gets kept. `raw`: the bytes it came as."""
-    if of.timed or b"\0" in raw:
-        _settle(message, of, "")
+    if b"\0" in raw:
+        _refuse_nul(message, of, "")
+    if of.timed:
+        _settle_instants(message, of, "")
 
 
-def _settle(message: Any, of: contract.Shape, path: str) -> None:
+def _refuse_nul(message: Any, of: contract.Shape, path: str) -> None:
     for descriptor, value in message.ListFields():
         field = of.field(descriptor.name)
-        where = f"{path}{field.name}"
-        values = enumerate(value) if field.repeated else ((None, value),)
-        for at, one in values:
-            place = where if at is None else f"{where}[{at}]"
+        for place, one in _each(field, value, path):
             if field.kind == "string" and "\x00" in one:
                 raise errors.Invalid(place, "holds a NUL character")
-            if field.kind == "timestamp":
-                if not _FIRST_SECOND <= one.seconds <= _LAST_SECOND or not 0 <= one.nanos < 10**9:
-                    raise errors.Invalid(place, "is no instant of the years 1 to 9999")
-                one.nanos -= one.nanos % 1000
             if field.message is not None:
-                _settle(one, field.message, f"{place}.")
+                _refuse_nul(one, field.message, f"{place}.")
+
+
+def _settle_instants(message: Any, of: contract.Shape, path: str) -> None:
+    for field in of.timed:
+        if not field.repeated and not message.HasField(field.name):
+            continue
+        for place, one in _each(field, getattr(message, field.name), path):
+            if field.message is not None:
+                _settle_instants(one, field.message, f"{place}.")
+            elif not _FIRST_SECOND <= one.seconds <= _LAST_SECOND or not 0 <= one.nanos < 10**9:
+                raise errors.Invalid(place, "is no instant of the years 1 to 9999")
+            else:
+                one.nanos -= one.nanos % 1000
+
+
+def _each(field: contract.Field, value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The values of a field, each with its path."""
+    if not field.repeated:
+        yield f"{path}{field.name}", value
+        return
+    for at, one in enumerate(value):
+        yield f"{path}{field.name}[{at}]", one
 
 
 def explain(raw: bytes, of: Descriptor) -> errors.Invalid:
