@@ -3,7 +3,6 @@ database, so that a service's DBA finds one readable column per field and nobody
 
 import dataclasses
 import datetime
-import functools
 import os
 import time
 from collections.abc import Callable
