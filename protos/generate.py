@@ -16,14 +16,19 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VALIDATE = "buf/validate/validate.proto"
 
 
+def validate_descriptor() -> bytes:
+    """The descriptor set of protovalidate's own file."""
+    validate = descriptor_pb2.FileDescriptorSet()
+    validate.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
+    return validate.SerializeToString()
+
+
 def main() -> None:
     out = ROOT / "gen"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    validate = descriptor_pb2.FileDescriptorSet()
-    validate.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
     imported = out / "imported.binpb"
-    imported.write_bytes(validate.SerializeToString())
+    imported.write_bytes(validate_descriptor())
     sources = sorted(str(p.relative_to(ROOT / "protos")) for p in (ROOT / "protos").rglob("*.proto"))
     subprocess.run(
         [
