@@ -1,80 +1,14 @@
-"""Personal data: the key ring, encryption at rest, sealed references, masks. Separate, so that one
-module decides what a value looks like on disk, in an answer and in an event."""
+"""Personal data: what each kind looks like in an answer, in an event and to a search. Separate, so that one
+module decides what of a person is shown to whom."""
 
-import base64
-import binascii
-import dataclasses
-import functools
-import hmac
-import json
-import os
-import pathlib
+import re
 from collections.abc import Callable
+from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.protobuf.message import Message
 
 from mesh import contract
 from village.options.v1 import options_pb2
-
-
-class BadKeyRing(SystemExit):
-    """The key ring cannot be used; the process stops with this text."""
-
-
-@dataclasses.dataclass(frozen=True)
-class KeyRing:
-    """Data keys by id. The file is JSON: `{"current": "k1", "keys": {"k1": BASE64 of 32 bytes, …},
-    "index_key": BASE64 of 32 bytes}`; a new key is added beside the old ones and made current."""
-
-    current: str
-    keys: dict[str, AESGCM]
-    index_key: bytes
-
-    def encrypt(self, text: str, context: str) -> str:
-        """AES-256-GCM as `KEYID:BASE64(nonce, ciphertext, tag)`, bound to `context`, so that a value
-        copied to another record or field does not open. Empty text stays empty."""
-        if not text:
-            return ""
-        nonce = os.urandom(12)
-        sealed = self.keys[self.current].encrypt(nonce, text.encode(), context.encode())
-        return f"{self.current}:{binascii.b2a_base64(nonce + sealed, newline=False).decode()}"
-
-    def decrypt(self, value: str, context: str) -> str:
-        """The text. ValueError when the value was altered, moved, or its key is gone."""
-        if not value:
-            return ""
-        key, _, rest = value.partition(":")
-        if key not in self.keys:
-            raise ValueError(f"the key ring has no key {key!r}")
-        raw = binascii.a2b_base64(rest)
-        try:
-            return self.keys[key].decrypt(raw[:12], raw[12:], context.encode()).decode()
-        except InvalidTag as fault:
-            raise ValueError(f"the value at {context} does not open") from fault
-
-    def index(self, text: str, *, region: str, domain: str) -> str:
-        """A keyed digest for equality, different in every (region, domain)."""
-        key = _index_key(self.index_key, f"{region}/{domain}")
-        return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")[:18]).decode()
-
-
-@functools.lru_cache
-def _index_key(key: bytes, pair: str) -> bytes:
-    return hmac.digest(key, pair.encode(), "sha256")
-
-
-def load(path: pathlib.Path) -> KeyRing:
-    """Reads a key ring; stops the process when it cannot be used."""
-    try:
-        found = json.loads(path.read_text())
-        keys = {name: AESGCM(base64.b64decode(key)) for name, key in found["keys"].items()}
-        ring = KeyRing(found["current"], keys, base64.b64decode(found["index_key"]))
-        ring.keys[ring.current]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise BadKeyRing(f"villagemesh: the key ring {path} cannot be used: {fault!r}") from fault
-    return ring
 
 
 def mask_name(name: str) -> str:
@@ -90,10 +24,42 @@ def mask_phone(phone: str) -> str:
     return digits[:3] + "*" * max(len(digits) - 7, 1) + digits[-4:]
 
 
+def mask_id_number(number: str) -> str:
+    """`360423********0007`: first six and last four characters."""
+    return (
+        number[:6] + "*" * max(len(number) - 10, 1) + number[-4:] if len(number) > 10 else "*" * len(number)
+    )
+
+
+def mask_address(address: str) -> str:
+    """`江西省武宁县新宁镇****`: down to the township, else to the county, else nothing."""
+    found = re.match(r".*?(?:镇|乡|街道|苏木)|.*[县区旗市]", address)
+    return f"{found[0] if found else ''}****"
+
+
+def mask_bank_account(account: str) -> str:
+    """`**** **** **** 1234`: the last four digits."""
+    return f"**** **** **** {account[-4:]}" if len(account) > 8 else "****"
+
+
 _MASKS: dict[int, Callable[[str], str]] = {
     options_pb2.PERSONAL_NAME: mask_name,
     options_pb2.PERSONAL_PHONE: mask_phone,
+    options_pb2.PERSONAL_ID_NUMBER: mask_id_number,
+    options_pb2.PERSONAL_ADDRESS: mask_address,
+    options_pb2.PERSONAL_BANK_ACCOUNT: mask_bank_account,
+    options_pb2.PERSONAL_IDENTITY: lambda _: "",
 }
+
+
+def canonical(text: str, personal: int) -> str:
+    """A value as searches compare it: telephone numbers as digits, ID numbers and accounts without spaces
+    and in capitals, everything else without spaces around it."""
+    if personal == options_pb2.PERSONAL_PHONE:
+        return re.sub(r"\D", "", text.removeprefix("+86"))
+    if personal in (options_pb2.PERSONAL_ID_NUMBER, options_pb2.PERSONAL_BANK_ACCOUNT):
+        return re.sub(r"\s", "", text).upper()
+    return text.strip()
 
 
 def mask(message: Message, of: contract.Shape) -> None:
@@ -101,17 +67,67 @@ def mask(message: Message, of: contract.Shape) -> None:
     record may read it."""
     for field in _touched(of):
         if field.personal in _MASKS:
-            text = getattr(message, field.name)
-            if text:
-                setattr(message, field.name, _MASKS[field.personal](text))
+            _set_masked(message, field)
+        elif field.personal == options_pb2.PERSONAL_LOCATION:
+            for place in _parts(message, field):
+                _blur(place)
         elif field.message is not None:
             for part in _parts(message, field):
                 mask(part, field.message)
 
 
-def risen(message: Message, of: contract.Shape, rises: int) -> Message:
-    """A copy as far as it may leave the node: masked, and without free text unless `rises` is FULL."""
+def _set_masked(message: Any, field: contract.Field) -> None:
+    hide, value = _MASKS[field.personal], getattr(message, field.name)
+    if field.repeated:
+        value[:] = [hide(text) for text in value]
+    elif value:
+        setattr(message, field.name, hide(value))
+
+
+def _blur(place: Any) -> None:
+    """Coordinates to a hundredth of a degree."""
+    place.latitude, place.longitude = round(place.latitude, 2), round(place.longitude, 2)
+
+
+def erase(message: Message, of: contract.Shape) -> None:
+    """Empties every personal field of a message in place, at any depth, free text included."""
+    for field in _touched(of):
+        if field.personal or field.sealed:
+            message.ClearField(field.name)
+        elif field.message is not None:
+            for part in _parts(message, field):
+                erase(part, field.message)
+
+
+def sealed_texts(message: Message, of: contract.Shape) -> dict[str, str]:
+    """What is under seal in a resource, by path, as in `contact.phone`."""
+    found: dict[str, str] = {}
+    for field in of.fields:
+        if field.sealed:
+            found.update(_texts(message, field, field.name))
+    return found
+
+
+def _texts(message: Message, field: contract.Field, path: str) -> dict[str, str]:
+    if field.message is None:
+        text = getattr(message, field.name)
+        return {path: text} if text else {}
+    found: dict[str, str] = {}
+    for part in _parts(message, field):
+        for inner in _touched(field.message):
+            found.update(_texts(part, inner, f"{path}.{inner.name}"))
+    return found
+
+
+def risen(message: Any, of: contract.Shape, rises: int) -> Any:
+    """A copy as far as it may leave the node: masked, and without free text unless `rises` is FULL. Of what
+    may rise as counts at most, or never, only name and version."""
     copy = type(message)()
+    if rises in (options_pb2.RISES_COUNTS, options_pb2.RISES_NEVER):
+        for field in ("name", "etag"):
+            if field in of.by_name:
+                setattr(copy, field, getattr(message, field))
+        return copy
     copy.CopyFrom(message)
     mask(copy, of)
     if rises != options_pb2.RISES_FULL:
