@@ -38,18 +38,31 @@ class Calendar:
 
     years: dict[int, Year]
 
-    def due(self, start: datetime.datetime, working_days: int) -> tuple[datetime.datetime, bool]:
-        """The end of a limit, and whether it counts days of a year not announced yet. The day of `start`
-        (UTC+8) does not count, and the last working day ends at its midnight. Aware, in UTC."""
+    def due(self, start: datetime.datetime, span: int | datetime.timedelta) -> tuple[datetime.datetime, bool]:
+        """The end of a limit, and whether it counts days of a year not announced yet. Of working days the
+        day of `start` (UTC+8) does not count, and the last one ends at its midnight; natural time just
+        passes. Aware, in UTC."""
+        if isinstance(span, datetime.timedelta):
+            return start.astimezone(datetime.UTC) + span, False
         day, provisional = start.astimezone(CHINA).date(), False
-        left = working_days
+        left = span
         while left > 0:
             day += datetime.timedelta(days=1)
-            year = self.years.get(day.year, _UNANNOUNCED)
-            provisional = provisional or year.provisional
-            left -= year.works(day)
+            works, unsure = self._works(day)
+            provisional = provisional or unsure
+            left -= works
         midnight = datetime.datetime.combine(day + datetime.timedelta(days=1), datetime.time(), CHINA)
         return midnight.astimezone(datetime.UTC), provisional
+
+    def working_days(self, start: datetime.datetime, end: datetime.datetime) -> int:
+        """How many working days lie behind the day of `start`, up to that of `end` (UTC+8)."""
+        first, last = start.astimezone(CHINA).date(), end.astimezone(CHINA).date()
+        days = (first + datetime.timedelta(days=n) for n in range(1, (last - first).days + 1))
+        return sum(self._works(day)[0] for day in days)
+
+    def _works(self, day: datetime.date) -> tuple[bool, bool]:
+        year = self.years.get(day.year, _UNANNOUNCED)
+        return year.works(day), year.provisional
 
 
 def announced(year: int) -> calendar_pb2.Calendar:

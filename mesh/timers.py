@@ -6,17 +6,11 @@ import logging
 
 import sqlalchemy as sa
 
-from mesh import calls, contract, database, errors, flows, identity
+from mesh import calls, database, errors, flows
 from mesh.store import Store
 
 BATCH = 200
 log = logging.getLogger(__name__)
-
-
-def _method(name: str) -> contract.Method:
-    from google.protobuf import empty_pb2
-
-    return contract.Method("", name, empty_pb2.Empty, empty_pb2.Empty, (), False, frozenset())
 
 
 def ring(store: Store, now: datetime.datetime) -> int:
@@ -40,7 +34,7 @@ def recount(store: Store, now: datetime.datetime) -> int:
     count = 0
     for flow in store.flows.values():
         table = store.codec(flow.resource).table
-        rows = store.database.select(sa.select(table.c.name).where(table.c.due_provisional == sa.true()))
+        rows = store.database.select(sa.select(table.c.name).where(sa.text("due_provisional IS TRUE")))
         for (name,) in rows:
             count += _act(store, flow, name, now, flows.RECOUNT)
     return count
@@ -48,23 +42,21 @@ def recount(store: Store, now: datetime.datetime) -> int:
 
 def _act(store: Store, flow: flows.Flow, name: str, now: datetime.datetime, action: str) -> bool:
     """Takes one action of the plumbing; False when somebody else was first or there is nothing to do."""
-    call = calls.Call(store, method=_method(action), caller=identity.SYSTEM, reference="system", now=now)
+    call = calls.own(store, action, now)
     message = call.find(flow.resource, name)
-    alarm = call.alarm(name)
     if message is None:
         return False
-    around = call.around(call.policy(message))
+    held, around = call.changes.held[name], call.around(call.policy(message), name)
     if action == flows.RECOUNT:
-        taken = flows.recount(flow, message, store.history(name), around, alarm)
+        taken = flows.recount(flow, message, around, held.alarm)
     else:
-        taken = flows.ring(flow, message, around, alarm) if alarm is not None and alarm < now else None
+        rings = held.alarm is not None and held.alarm < now
+        taken = flows.ring(flow, message, around, held.alarm) if rings else None  # type: ignore[arg-type]
     if taken is None:
         return False
     try:
-        call.apply(message, taken)
-        commit = call.commit("", "")
-        assert commit is not None
-        store.commit(commit)
+        call.changes.take(held, taken, "", {})
+        store.commit(call.changes.commit())  # type: ignore[arg-type]
     except (database.Moved, database.Disowned):
         return False
     except errors.Refusal as refusal:  # frozen, or the database is away: it rings again
