@@ -19,10 +19,11 @@ from village.type.v1 import level_pb2
 CLOCK_SKEW_S = 30
 LOOK_S = 1.0
 _ALGORITHMS = ["EdDSA", "ES256", "RS256"]
-_LEVELS: dict[str, int] = {
-    value.name.removeprefix("ROLE_"): value.GetOptions().Extensions[options_pb2.role].level
+_ROLES: dict[str, Any] = {
+    value.name.removeprefix("ROLE_"): value.GetOptions().Extensions[options_pb2.role]
     for value in options_pb2.Role.DESCRIPTOR.values
 }
+_LEVELS: dict[str, int] = {name: role.level for name, role in _ROLES.items()}
 _GRANTED = _LEVELS.keys() - {"UNSPECIFIED", "SYS"}
 """The roles that a token can carry."""
 
@@ -32,18 +33,24 @@ log = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class Caller:
     """Who calls. `region` may be a division: a township clerk's is nine digits. `subject` is empty for
-    somebody without a token."""
+    somebody without a token. `deputy` is who really calls when he acts for the subject."""
 
     subject: str = ""
     roles: frozenset[str] = frozenset()
     region: str = ""
     organisation: str = ""
     issuer: str = ""
+    deputy: str = ""
 
     @property
     def official(self) -> bool:
         """Whether he acts for government, so that his subject may stand in histories."""
         return any(_LEVELS[role] for role in self.roles)
+
+    @property
+    def separate(self) -> bool:
+        """Whether he is one of the three officers (三员), who act in no other part."""
+        return any(_ROLES[role].separate for role in self.roles)
 
 
 PUBLIC = Caller()
@@ -58,7 +65,9 @@ class Place:
     division: str | None = None
     unit: str | None = None
     own: bool | None = None
-    earlier: str | None = None
+    record: Any = None
+    """The record itself, for rules that ask who acted on it before, and how the caller stands in it."""
+    me: frozenset[str] = frozenset()
 
 
 class BadIssuers(SystemExit):
@@ -99,6 +108,14 @@ class Issuers:
             proven.clear()
         proven[token] = (until, caller)
         return caller
+
+    def vouch(self, claims: dict[str, Any]) -> Caller:
+        """The caller of claims that were proven before and kept, if their issuer may still vouch for
+        them."""
+        issuer = self._trusted[0].get(str(claims["iss"]))
+        if issuer is None:
+            raise errors.Unauthenticated(why="the issuer is not known here any more")
+        return _vouched(claims, issuer)
 
     def _refresh(self) -> None:
         self._looked = time.monotonic()
@@ -175,6 +192,8 @@ def _vouched(claims: dict[str, Any], issuer: _Issuer) -> Caller:
         raise errors.Unauthenticated(why="the token states no valid region")
     if not isinstance(roles, list) or not roles or any(str(role) not in _GRANTED for role in roles):
         raise errors.Unauthenticated(why="the token states no valid roles")
+    if len(roles) > 1 and any(_ROLES[str(role)].separate for role in roles):
+        raise errors.Unauthenticated(why="an officer (ADM, SEC, AUD) holds no other role")
     if not regions.contains(issuer.region, region):
         raise errors.Unauthenticated(why=f"the token's issuer cannot vouch for region {region}")
     highest = level_pb2.Level.Value(f"LEVEL_{issuer.highest_level}")
@@ -216,7 +235,7 @@ def _trouble(rule: contract.Rule, caller: Caller, place: Place) -> str:
         return "it lies outside the caller's region"
     if rule.handling_unit and place.unit is not None and place.unit != (caller.organisation or None):
         return "the caller's organisation does not handle it"
-    if rule.differs_from and place.earlier is not None and place.earlier == caller.subject:
+    if place.record is not None and any(getattr(place.record, f) in place.me for f in rule.differs_from):
         return "the same person took an earlier step"
     return ""
 
