@@ -115,6 +115,16 @@ def _stored(answer: Any) -> None:
         raise Rejected(found.get("error", {}))
 
 
+async def consumer(client: Client, subject: str, name: str) -> Any:
+    """A durable consumer of the stream of the subject's domain, to fetch from; made when it is not there."""
+    config = api.ConsumerConfig(
+        ack_policy=api.AckPolicy.EXPLICIT, ack_wait=60, max_ack_pending=1000, filter_subject=subject
+    )
+    js = client.jetstream(timeout=TIMEOUT_S)
+    stream = events.stream(subject.split(".")[4])
+    return await js.pull_subscribe(subject, durable=name, stream=stream, config=config)
+
+
 async def read(url: str, subject: str, start: int | None) -> AsyncIterator[dict[str, Any]]:
     """Events on a subject as JSON objects, for ever: new ones, or with `start` all that are kept from
     that sequence of the stream on."""

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import datetime
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ import nats.errors
 import sqlalchemy as sa
 from nats.aio.client import Client
 
-from mesh import bus, database, errors, events, resources, tables
+from mesh import bus, database, errors, events, metrics, resources, tables, telemetry
 from mesh.ownership import Grant
 from mesh.store import Store
+from village.mesh.v1 import void_pb2
 
 BATCH = 500
 COUNTED = 100_000
@@ -29,8 +31,10 @@ class Fenced(Exception):  # noqa: N818
 
 
 def _statement(text: str) -> Any:
-    whole = ("epoch", "incarnation", "fence", "published", "numbered", "batch", "after", "added")
-    typed: list[Any] = [sa.bindparam(n, type_=sa.BigInteger) for n in whole if f":{n}" in text]
+    whole = ("epoch", "incarnation", "fence", "published", "numbered", "number", "batch", "after", "added")
+    typed: list[Any] = [sa.bindparam(n, type_=sa.BigInteger) for n in whole if re.search(rf":{n}\b", text)]
+    if ":why" in text:
+        typed.append(sa.bindparam("why", type_=tables.TEXT))
     if ":kept" in text:
         typed.append(sa.bindparam("kept", type_=tables.INSTANT))
     return sa.text(text).bindparams(*typed)
@@ -59,8 +63,9 @@ class Log:
             f"row_number() OVER (ORDER BY id) AS place FROM (SELECT id FROM {outbox} WHERE number IS NULL "
             f"AND {log_} ORDER BY id LIMIT :batch) AS unnumbered) AS n WHERE id = n.picked",
             "numbered": f"UPDATE {relay} SET numbered = numbered + :added WHERE {log_}",
-            "rows": f"SELECT event_id, type, subject, name, time, trace, audit_digest, payload, number "
-            f"FROM {outbox} WHERE {log_} AND number > :after ORDER BY number LIMIT :batch",
+            "rows": f"SELECT event_id, type, subject, name, time, trace, audit_digest, payload, "
+            f"void, number FROM {outbox} WHERE {log_} AND number > :after ORDER BY number LIMIT :batch",
+            "void": f"UPDATE {outbox} SET void = :why WHERE {log_} AND number = :number",
             "first": f"SELECT min(number) FROM {outbox} WHERE {log_} AND time > :kept",
             "waiting": f"SELECT count(*) FROM (SELECT 1 FROM {outbox} WHERE number IS NULL AND {log_} "
             "LIMIT 1) AS waiting",
@@ -124,10 +129,21 @@ class Log:
             self._prepared("rows"), {**self._key, "after": after, "batch": BATCH}
         )
 
+    def void(self, row: Any, why: str) -> Any:
+        """Marks a row as one that cannot be published; the row as it is then."""
+        values = {**self._key, "number": row[-1], "why": why}
+        self._store.database.transact(
+            lambda cursor: self._store.database.run(cursor, self._prepared("void"), values) and None
+        )
+        return (*row[:-2], why, row[-1])
+
     def message(self, row: Any) -> bus.Message:
         """A row as it is published."""
-        event_id, kind, subject, name, time, trace, digest, payload, number = row
+        event_id, kind, subject, name, time, trace, digest, payload, void, number = row
         grant = self.grant
+        if void:
+            payload = void_pb2.Void(type=kind, why=void).SerializeToString()
+            kind = void_pb2.Void.DESCRIPTOR.full_name
         found = events.headers(
             event_id=event_id, kind=kind, region=grant.region, domain=grant.domain, name=name,
             time=resources.when(time), epoch=grant.epoch, incarnation=grant.incarnation, number=number,
@@ -192,14 +208,34 @@ class Relay:
         while rows:
             ahead = asyncio.ensure_future(asyncio.to_thread(self._next, each, rows[-1][-1]))
             try:
-                await bus.publish(client, [each.message(row) for row in rows])
+                await self._publish(client, each, rows)
             except BaseException:
                 with contextlib.suppress(Exception):
                     await ahead
                 raise
             each.published = rows[-1][-1]
+            for row in rows:
+                with telemetry.part("publish", row[5]):
+                    pass  # an instant: when it was at the broker
+            metrics.published.labels(each.grant.domain).inc(len(rows))
             rows = await ahead
         return moved
+
+    async def _publish(self, client: Client, each: Log, rows: Sequence[Any]) -> None:
+        """Publishes rows. One that the broker cannot take, whatever is tried, would hold up all behind it:
+        a void takes its place."""
+        try:
+            await bus.publish(client, [each.message(row) for row in rows])
+        except nats.errors.MaxPayloadError:
+            for row in rows:
+                try:
+                    await bus.publish(client, [each.message(row)])
+                except nats.errors.MaxPayloadError:
+                    about = {"domain": each.grant.domain, "event": row[0], "type": row[1]}
+                    log.error("an event is too large for the broker", extra={"about": about})
+                    metrics.voided.labels(each.grant.domain).inc()
+                    empty = await asyncio.to_thread(each.void, row, "TOO_LARGE")
+                    await bus.publish(client, [each.message(empty)])
 
     def _next(self, each: Log, after: int) -> Sequence[Any]:
         each.number()
