@@ -33,10 +33,22 @@ class Settings:
     """The node's broker with the relay's credentials: `nats://USER:PASSWORD@HOST:PORT`."""
 
     key_ring: pathlib.Path
-    """File of the data keys, JSON as `mesh.privacy` describes it. Never beside the data's backup."""
+    """File of the data keys, JSON as `mesh.keys` describes it. Never beside the data's backup."""
+
+    seal_ring: pathlib.Path
+    """File of the keys of what is under seal, in the same form; kept by somebody else where that can be."""
 
     issuers: pathlib.Path
     """File that says whose tokens count and for what, JSON as `mesh.identity` describes it."""
+
+    attachments_url: str
+    """Where files are kept: `file:///DIR`, or `s3://BUCKET/PREFIX` with the usual variables of AWS."""
+
+    audit_key: pathlib.Path
+    """File of the Ed25519 key that signs the audit trail, PEM. Not the database administrator's to read."""
+
+    anchors: pathlib.Path
+    """Folder where the heads of the audit trail are kept as well, best on another disk."""
 
     audience: str = "village-mesh"
     """The `aud` that tokens must carry."""
@@ -44,6 +56,21 @@ class Settings:
     threads: int = 6
     """Calls worked on at once; four times as many may wait, further ones get RESOURCE_EXHAUSTED. More than
     three for each core make every call slower, because Python runs one at a time."""
+
+    shared: int = 0
+    """1 when other processes serve the same address and databases."""
+
+    background: int = 1
+    """0 when another process does what is done beside calls: relay, reactions, timers, seals."""
+
+    metrics: str = ""
+    """Where Prometheus finds `/metrics`: HOST:PORT. Nowhere when empty. Not a public address."""
+
+    otlp: str = ""
+    """Where traces are sent by OTLP over gRPC: HOST:PORT. Nowhere when empty."""
+
+    trace_ratio: float = 0.1
+    """Which share of traces is sent; those that a caller sampled are sent always."""
 
     log_level: str = "INFO"
     """Python level name."""

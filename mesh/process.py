@@ -1,0 +1,174 @@
+"""A process: the chain served by grpcio, relays, reactions and timers running, health that asks the real
+dependencies, and an ordered stop. Separate from `runtime`, which opens the services."""
+
+import asyncio
+import logging
+import pathlib
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from mesh import config, metrics, runtime, telemetry, transport
+
+MESSAGE_BYTES = 4 * 1024 * 1024
+HEALTH_S = 2.0
+TICK_S = 1.0
+RENEW_S = 3600.0
+log = logging.getLogger(__name__)
+
+
+class _Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Reflection under both of its names: v1 differs from v1alpha in nothing but that."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        servicer = reflection.ReflectionServicer(services)
+        self._handler = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+
+    def service(self, handler_call_details: Any) -> Any:
+        names = [f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo" for v in ("v1", "v1alpha")]
+        return self._handler if handler_call_details.method in names else None
+
+
+class Process:
+    """Everything that one `serve` runs."""
+
+    def __init__(self, services: Sequence[runtime.Service], settings: config.Settings) -> None:
+        self.settings = settings
+        self._traces = (
+            telemetry.export(settings.otlp, settings.trace_ratio, [s.domain for s in services])
+            if settings.otlp
+            else None
+        )
+        self.hosted, self.chain = runtime.assemble(services, settings, node=self)
+        paths = {path.split("/")[1] for path in self.chain.endpoints}
+        self._services = sorted(paths | {reflection.SERVICE_NAME, health.SERVICE_NAME})
+        self._stop = threading.Event()
+        self._health = health.HealthServicer()
+        self._server = self._grpc_server()
+        self._loop = asyncio.new_event_loop()
+        self._threads = [
+            threading.Thread(target=run, name=run.__name__, daemon=True)
+            for run in (*((self._relay,) if settings.background else ()), self._tick, self._watch)
+        ]
+
+    def conditions(self) -> list[runtime.Condition]:
+        """How each service is."""
+        return [hosted.condition() for hosted in self.hosted if hosted.store is not None]
+
+    def _grpc_server(self) -> Any:
+        pool = transport.Pool(self.settings.threads, "call")
+        if self.settings.metrics:
+            metrics.serve(self.settings.metrics, lambda: pool.in_hand)
+        server = grpc.server(
+            pool,
+            handlers=[transport.GrpcHandler(self.chain, pool)],
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.so_reuseport", self.settings.shared),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers((_Reflection(self._services),))
+        if self.settings.listen.startswith("unix:"):
+            pathlib.Path(self.settings.listen.removeprefix("unix:")).unlink(missing_ok=True)
+        if not server.add_insecure_port(self.settings.listen):
+            raise SystemExit(f"villagemesh: cannot listen on {self.settings.listen}")
+        return server
+
+    def start(self) -> None:
+        self._server.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, patience: float = 10.0) -> None:
+        """Stops in order: no new calls, calls in hand finished, what they committed published."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace=patience).wait()
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(patience)
+        for hosted in self.hosted:
+            if hosted.store is not None:
+                hosted.store.database.close()
+        if self._traces is not None:
+            self._traces.shutdown()
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT."""
+        asked = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: asked.set())
+        self.start()
+        log.info("serving", extra={"about": {"listen": self.settings.listen, "services": self._services}})
+        asked.wait()
+        self.stop()
+
+    # threads
+
+    def _relay(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._run_relays())
+        self._loop.close()
+
+    async def _run_relays(self) -> None:
+        relays = [asyncio.ensure_future(h.relay.run()) for h in self.hosted if h.relay is not None]
+        reactors = [
+            asyncio.ensure_future(h.reactor.run()) for h in self.hosted if h.reactor and h.service.reacts
+        ]
+        while not self._stop.is_set():
+            await asyncio.sleep(0.1)
+        for task in reactors:
+            task.cancel()
+        for _ in range(20):  # what the last calls committed
+            if not any(c.backlog for c in await asyncio.to_thread(self.conditions)):
+                break
+            await asyncio.sleep(0.1)
+        for task in relays:
+            task.cancel()
+        await asyncio.gather(*relays, *reactors, return_exceptions=True)
+
+    def _tick(self) -> None:
+        waited = 0.0
+        while not self._stop.wait(TICK_S):
+            waited += TICK_S
+            self.chain.rings.refresh()
+            for hosted in self.hosted:
+                try:
+                    hosted.tick()
+                    if waited >= RENEW_S:
+                        hosted.renew()
+                except Exception:
+                    log.exception("timers wait", extra={"about": {"domain": hosted.service.domain}})
+            waited %= RENEW_S
+
+    def _watch(self) -> None:
+        """Keeps health true."""
+        while True:
+            found = self.conditions()
+            troubled = {c.domain for c in found if c.trouble}
+            for condition in found:
+                metrics.backlog.labels(condition.domain).set(condition.backlog)
+                metrics.ready.labels(condition.domain).set(not condition.trouble)
+            serving, not_serving = (
+                health_pb2.HealthCheckResponse.SERVING,
+                health_pb2.HealthCheckResponse.NOT_SERVING,
+            )
+            for name in self._services:
+                domain = name.split(".")[1] if name.startswith("village.") else ""
+                self._health.set(name, not_serving if domain in troubled else serving)
+            self._health.set("", not_serving if troubled else serving)
+            if self._stop.wait(HEALTH_S):
+                return
