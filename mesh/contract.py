@@ -36,9 +36,12 @@ class Field:
     repeated: bool
     optional: bool
     output_only: bool
-    indexed: bool
+    filterable: bool
+    searchable: bool
+    sealed: bool
     personal: int
     meaning: int
+    title: str
     enum: dict[int, str]
     message: "Shape | None"
 
@@ -79,6 +82,8 @@ class Resource:
     rises: int
     parents: frozenset[int]
     indexes: tuple[tuple[str, ...], ...]
+    unique: tuple[tuple[str, ...], ...]
+    checks: tuple[str, ...]
 
     @functools.cached_property
     def table(self) -> str:
@@ -100,7 +105,7 @@ class Rule:
     roles: frozenset[str]
     scope: int
     handling_unit: bool
-    differs_from: str
+    differs_from: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +119,11 @@ class Method:
     rules: tuple[Rule, ...]
     read_only: bool
     request_fields: frozenset[str]
-    given: tuple[tuple[str, "Shape"], ...] = ()
-    """Fields of the request that hold a resource, of which only what a caller may set counts."""
+    given: tuple[tuple[tuple[str, ...], "Shape"], ...] = ()
+    """Paths in the request where a resource stands, of which only what a caller may set counts."""
+    reveals: bool = False
+    streams_in: bool = False
+    streams_out: bool = False
 
     @functools.cached_property
     def parent(self) -> str:
@@ -188,26 +196,48 @@ def _method(method: MethodDescriptor) -> Method:
             roles=frozenset(options_pb2.Role.Name(role).removeprefix("ROLE_") for role in rule.roles),
             scope=rule.scope,
             handling_unit=rule.handling_unit,
-            differs_from=rule.differs_from,
+            differs_from=tuple(rule.differs_from),
         )
         for rule in options.Extensions[options_pb2.access].allow
     )
     if not rules or any(not r.scope or (not r.roles and r.scope != options_pb2.SCOPE_PUBLIC) for r in rules):
         raise BadContract(f"villagemesh: {path} does not say who may call it")
+    if options.Extensions[options_pb2.access].reveals and "purpose" not in method.input_type.fields_by_name:
+        raise BadContract(f"villagemesh: {path} reveals and does not ask for the purpose")
     return Method(
         path=path,
         name=method.name,
         request=message_factory.GetMessageClass(method.input_type),
         response=message_factory.GetMessageClass(method.output_type),
         rules=rules,
+        reveals=options.Extensions[options_pb2.access].reveals,
+        streams_in=method.client_streaming,
+        streams_out=method.server_streaming,
         read_only=options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
         request_fields=frozenset(method.input_type.fields_by_name),
-        given=tuple(
-            (field.name, shape(field.message_type))
-            for field in method.input_type.fields
-            if field.message_type and field.message_type.GetOptions().HasExtension(resource_pb2.resource)
-        ),
+        given=tuple(_given(method.input_type)),
     )
+
+
+def _given(message: Descriptor, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Shape]]:
+    for field in message.fields:
+        path, inner = (*above, field.name), field.message_type
+        if inner and inner.GetOptions().HasExtension(resource_pb2.resource):
+            yield path, shape(inner)
+        elif inner and inner.full_name.startswith("village."):
+            yield from _given(inner, path)
+
+
+def at(message: Any, path: tuple[str, ...]) -> list[Any]:
+    """The messages that stand at a path."""
+    found = [message]
+    for name in path:
+        field = found[0].DESCRIPTOR.fields_by_name[name] if found else None
+        if field is not None and field.is_repeated:
+            found = [inner for part in found for inner in getattr(part, name)]
+        else:
+            found = [getattr(part, name) for part in found if part.HasField(name)]
+    return found
 
 
 def resource(cls: type[Message]) -> Resource:
@@ -228,6 +258,8 @@ def _resource(message: Descriptor) -> Resource:
         rises=rule.rises or options_pb2.RISES_MASKED,
         parents=frozenset(rule.parents) or frozenset({3, 4, 5}),
         indexes=tuple(tuple(index.split(",")) for index in rule.indexes),
+        unique=tuple(tuple(fields.split(",")) for fields in rule.unique),
+        checks=tuple(rule.checks),
     )
 
 
@@ -274,9 +306,12 @@ def _field(field: FieldDescriptor) -> Field:
         repeated=field.is_repeated,
         optional=field.has_presence and not field.message_type,
         output_only=field_behavior_pb2.OUTPUT_ONLY in behaviors,
-        indexed=rule.indexed,
+        filterable=rule.filterable,
+        searchable=rule.searchable,
+        sealed=rule.sealed,
         personal=rule.personal,
         meaning=rule.meaning,
+        title=rule.title_zh,
         enum=_enum(field.enum_type) if field.enum_type else {},
         message=shape(field.message_type) if kind == "message" else None,
     )
@@ -286,6 +321,13 @@ def _enum(enum: Any) -> dict[int, str]:
     """Numbers to short names: `STATE_ASSIGNED` of enum State is ASSIGNED."""
     start = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
     return {value.number: value.name.removeprefix(start) for value in enum.values}
+
+
+def internal(name: str) -> Method:
+    """The method that stands for what the plumbing does by itself."""
+    from google.protobuf import empty_pb2
+
+    return Method("", name, empty_pb2.Empty, empty_pb2.Empty, (), False, frozenset())
 
 
 def http_path(method: MethodDescriptor) -> str:

@@ -12,7 +12,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -42,13 +42,23 @@ class Taken(Exception):  # noqa: N818
     """A row of that key exists already; nothing was written. Holds the driver's text, for the log."""
 
 
+class Gone(Taken):
+    """A row referred to is not there any more; nothing was written."""
+
+
+def _taken(fault: Exception) -> Taken:
+    dangling = getattr(fault, "sqlstate", "") == "23503" or "FOREIGN KEY" in str(fault)
+    return Gone(str(fault)) if dangling else Taken(str(fault))
+
+
 @dataclasses.dataclass(frozen=True)
 class Write:
-    """An insert, or an update of a row by name. `values` are ready for the driver."""
+    """A row added, one changed by its name, or one removed by all its values. `values` are ready for the
+    driver."""
 
     table: sa.Table
     values: dict[str, Any]
-    update: bool = False
+    kind: Literal["insert", "update", "delete"] = "insert"
 
 
 @dataclasses.dataclass
@@ -243,21 +253,19 @@ class Database:
                 raise Moved
         for write in commit.writes:
             names = tuple(write.values)
-            build = functools.partial(
-                statements.update if write.update else statements.insert, write.table, names
-            )
-            sql = self.prepare((write.table.name, write.update, names), build)
+            build = functools.partial(statements.KINDS[write.kind], write.table, names, "x_")
+            sql = self.prepare((write.table.name, write.kind, names), build)
             try:
                 self.run(cursor, sql, {f"x_{k}": v for k, v in write.values.items()})
             except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
-                raise Taken(str(fault)) from fault
+                raise _taken(fault) from fault
 
     def _statement(self, commit: Commit) -> tuple[bytes, Sequence[Any]]:
         """The one statement of PostgreSQL and its parameters in their order."""
         held = sorted(commit.held, key=lambda h: (h[0].name, h[1]))
         key = (
             tuple(table.name for table, _, _ in held),
-            tuple((w.table.name, w.update, tuple(w.values)) for w in commit.writes),
+            tuple((w.table.name, w.kind, tuple(w.values)) for w in commit.writes),
         )
         known = self._statements.get(key)
         if known is None:
@@ -293,7 +301,7 @@ class Database:
         """Turns a driver's fault into Taken, Moved or a refusal."""
         dbapi = self.engine.dialect.dbapi
         if isinstance(fault, dbapi.IntegrityError):  # type: ignore[union-attr]
-            raise Taken(str(fault)) from fault
+            raise _taken(fault) from fault  # type: ignore[arg-type]
         state = getattr(fault, "sqlstate", None)
         if state in {"40001", "40P01"}:  # serialization, deadlock: rolled back whole
             raise Moved from fault

@@ -1,4 +1,4 @@
-"""`filter` and `order_by` of lists (AIP-160, AIP-132): a grammar, and conditions on indexed columns.
+"""`filter` and `order_by` of lists (AIP-160, AIP-132): a grammar, and conditions on filterable columns.
 Separate from `resources`, because text from callers is parsed here and nowhere else."""
 
 import dataclasses
@@ -54,15 +54,30 @@ class Order:
     descending: bool
 
 
-def condition(text: str, codec: resources.Codec) -> Any:
+def within(codec: resources.Codec, code: str) -> Any:
+    """The condition for the subtree of a region or division. What has no division belongs to the whole
+    region."""
+    columns, division = codec.table.c, codec.resource.division
+    low, high = regions.bounds(code)
+    if len(code) == 6:
+        if low[:6] == high[:6]:
+            return columns.region == code
+        return sa.and_(columns.region >= low[:6], columns.region <= high[:6])
+    if not division:
+        return sa.false()
+    place = columns[resources.TOWNSHIP] == code[:9]
+    return place if len(code) == 9 else sa.and_(place, columns[division] == code)
+
+
+def condition(text: str, codec: resources.Codec, region: str) -> Any:
     """The condition that a filter states, or None for an empty one. Invalid, with the character's
-    position, for what cannot be read or is not indexed."""
+    position, for what cannot be read or is not filterable. `region`: whose keyed digests are searched."""
     if not text.strip():
         return None
     if text.count("(") > DEEPEST:
         raise errors.Invalid("filter", f"has more than {DEEPEST} parentheses")
     try:
-        return _Conditions(codec).transform(_parser().parse(text))
+        return _Conditions(codec, region).transform(_parser().parse(text))
     except lark.exceptions.VisitError as fault:
         raise fault.orig_exc from None
     except lark.exceptions.UnexpectedInput as fault:
@@ -76,9 +91,9 @@ def condition(text: str, codec: resources.Codec) -> Any:
 class _Conditions(lark.Transformer):  # type: ignore[type-arg]
     """Turns a parsed filter into conditions."""
 
-    def __init__(self, codec: resources.Codec) -> None:
+    def __init__(self, codec: resources.Codec, region: str) -> None:
         super().__init__()
-        self._codec = codec
+        self._codec, self._region = codec, region
 
     def all(self, parts: list[Any]) -> Any:
         return sa.and_(*parts)
@@ -98,13 +113,17 @@ class _Conditions(lark.Transformer):  # type: ignore[type-arg]
 
     def comparison(self, parts: list[lark.Token]) -> Any:
         name, comparator, value = parts
-        field = indexed(self._codec.resource, str(name), "filter", at=name.column)
+        field = filterable(self._codec.resource, str(name), "filter", at=name.column)
         column = self._codec.table.c[field.name]
+        if field.searchable:
+            if str(comparator) != "=":
+                raise _bad(comparator, f"{field.name} is compared with = only")
+            digest = self._codec.search_digest(field, str(value), self._region)
+            return self._codec.table.c[f"{field.name}_digest"] == digest
         if str(comparator) == ":" and field.meaning == options_pb2.MEANING_DIVISION:
             if not regions.valid(str(value)):
                 raise _bad(value, f"{field.name} takes a region or division of 6, 9 or 12 digits")
-            low, high = regions.bounds(str(value))
-            return column.between(low, high)
+            return within(self._codec, str(value))
         if str(comparator) == ":" and str(value) == "*":
             return column.is_not(None) if field.kind == "timestamp" else column != _NOTHING[field.kind]
         compare = _COMPARE["=" if str(comparator) == ":" else str(comparator)]
@@ -117,12 +136,13 @@ def _bad(token: lark.Token, why: str) -> errors.Invalid:
     return errors.Invalid("filter", f"at character {token.column}: {why}")
 
 
-def indexed(resource: Resource, name: str, where: str, at: int | None = None) -> Field:
-    """The indexed field of that name."""
-    for field in resource.shape.fields:
-        if field.name == name and field.indexed:
+def filterable(resource: Resource, name: str, where: str, at: int | None = None) -> Field:
+    """The field of that name, if filters, or orders, may use it."""
+    fields = [f for f in resource.shape.fields if f.filterable or (f.searchable and where == "filter")]
+    for field in fields:
+        if field.name == name:
             return field
-    known = ", ".join(f.name for f in resource.shape.fields if f.indexed)
+    known = ", ".join(f.name for f in fields)
     place = f"at character {at}: " if at else ""
     raise errors.Invalid(where, f"{place}{name!r} cannot be used; {where} takes {known}")
 
@@ -161,5 +181,5 @@ def order(text: str, resource: Resource) -> list[Order]:
         words = part.split()
         if len(words) > 2 or (len(words) == 2 and words[1] not in ("asc", "desc")):
             raise errors.Invalid("order_by", f"{part!r} is not a field, or a field and asc or desc")
-        found.append(Order(indexed(resource, words[0], "order_by"), words[-1] == "desc"))
+        found.append(Order(filterable(resource, words[0], "order_by"), words[-1] == "desc"))
     return found

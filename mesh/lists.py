@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import contract, errors, filters, identity, regions, resources
+from mesh import contract, errors, filters, identity, regions, resources, telemetry
 from mesh.store import Store
 from village.options.v1 import options_pb2
 
@@ -30,71 +30,89 @@ def page(
     caller: identity.Caller,
     reference: str,
 ) -> tuple[list[Any], str]:
-    """One page and the token of the next, empty on the last."""
-    table, size = codec.table, page_size(request)
-    keys: list[tuple[Any, bool]] = []
-    for part in filters.order(request.order_by, codec.resource):
-        column: Any = table.c[part.field.name]
-        if column.nullable:  # absent ones last, whichever way the rest goes
-            keys.append((sa.case((column.is_(None), 1), else_=0), False))
-            column = sa.func.coalesce(column, store.instant(resources.EPOCH))
-        keys.append((column, part.descending))
-    keys.append((table.c.name, False))
+    """One page and the token of the next, empty on the last. What has no value in the field that is ordered
+    by first comes last, whichever way; it is asked for apart, so that an index serves both parts."""
+    table, size, region = codec.table, page_size(request), resources.region_in(request.parent)
+    keys = _keys(store, table, filters.order(request.order_by, codec.resource))
     statement = sa.select(*codec.columns, *(key.label(f"key{i}") for i, (key, _) in enumerate(keys)))
-    statement = statement.where(
-        *within(codec, resources.region_in(request.parent)), visible(codec, method, caller, reference)
-    )
-    condition = filters.condition(request.filter, codec)
+    statement = statement.where(visible(codec, method, caller, reference, region))
+    condition = filters.condition(request.filter, codec, region)
     if condition is not None:
         statement = statement.where(condition)
-    if request.page_token:
-        statement = statement.where(_after(keys, _read(store, method, request)))
-    statement = statement.order_by(*(key.desc() if down else key for key, down in keys)).limit(size + 1)
-    rows = store.database.select(statement)
+    last = _read(store, method, request) if request.page_token else []
+    rows: list[Any] = []
+    for asked, order in _parts(statement, keys, last):
+        ordered = asked.order_by(*(key.desc() if down else key for key, down in order))
+        with telemetry.part("read"):
+            rows += store.database.select(ordered.limit(size + 1 - len(rows)))
+        if len(rows) > size:
+            break
     found = [codec.decode(row[: len(codec.columns)]).message for row in rows[:size]]
     more = len(rows) > size
     last = list(rows[size - 1][len(codec.columns) :]) if more else []
     return found, token(store, method, request, last) if more else ""
 
 
-def within(codec: resources.Codec, code: str) -> list[Any]:
-    """Conditions for the subtree of a region or division."""
-    if len(code) > 6:  # what has no division belongs to the whole region
-        division = codec.resource.division
-        return [codec.table.c[division].between(*regions.bounds(code)) if division else sa.false()]
-    low, high = regions.bounds(regions.region_of(code))
-    column = codec.table.c.region
-    return [column == low[:6] if low[:6] == high[:6] else column.between(low[:6], high[:6])]
+Keys = list[tuple[Any, bool]]
+"""What a list is ordered by: columns, each with whether it descends. The name ends it."""
 
 
-def visible(codec: resources.Codec, method: contract.Method, caller: identity.Caller, reference: str) -> Any:
-    """The condition for what the caller may see under the method's rules."""
+def _keys(store: Store, table: sa.Table, order: list[filters.Order]) -> Keys:
+    keys: Keys = []
+    for part in order:
+        column: Any = table.c[part.field.name]
+        if column.nullable and keys:
+            keys.append((sa.case((column.is_(None), 1), else_=0), False))
+            column = sa.func.coalesce(column, store.instant(resources.EPOCH))
+        keys.append((column, part.descending))
+    return [*keys, (table.c.name, False)]
+
+
+def _parts(statement: Any, keys: Keys, last: list[Any]) -> list[tuple[Any, Keys]]:
+    """The statements that one after the other give the list behind the row `last`, with the order of
+    each."""
+    first = keys[0][0]
+    if not getattr(first, "nullable", False):
+        return [(statement.where(_after(keys, last)) if last else statement, keys)]
+    absent = statement.where(first.is_(None))
+    if last and last[0] is None:
+        return [(absent.where(_after(keys[1:], last[1:])), keys[1:])]
+    present = statement.where(first.is_not(None))
+    return [(present.where(_after(keys, last)) if last else present, keys), (absent, keys[1:])]
+
+
+def visible(
+    codec: resources.Codec, method: contract.Method, caller: identity.Caller, reference: str, code: str
+) -> Any:
+    """The condition for what the caller may see under the method's rules inside a region or division."""
     ways: list[Any] = []
     for rule in method.rules:
         if rule.scope == options_pb2.SCOPE_PUBLIC:
-            return sa.true()
+            return filters.within(codec, code)
         if not rule.roles & caller.roles:
             continue
         if rule.scope == options_pb2.SCOPE_OWN_RECORDS:
-            ways.append(codec.table.c.owner == reference)
-        elif rule.scope == options_pb2.SCOPE_OWN_REGION:
-            ways.append(
-                sa.and_(
-                    codec.table.c.region == regions.region_of(caller.region), *within(codec, caller.region)
-                )
-            )
-        else:
-            ways.append(sa.and_(*within(codec, caller.region)))
-    return sa.or_(sa.false(), *ways)
+            ways.append(sa.and_(codec.table.c.owner == reference, filters.within(codec, code)))
+            continue
+        inside = regions.contains(caller.region, code)
+        if not inside and not regions.contains(code, caller.region):
+            continue
+        # the smaller of the two places: one condition, so that its index is taken
+        place = filters.within(codec, code if inside else caller.region)
+        if rule.scope == options_pb2.SCOPE_OWN_REGION and caller.region.endswith("00"):
+            place = sa.and_(place, codec.table.c.region == regions.region_of(caller.region))
+        ways.append(place)
+    return sa.or_(*ways) if ways else sa.false()
 
 
-def _after(keys: list[tuple[Any, bool]], last: list[Any]) -> Any:
-    """Everything behind the last row of the page before."""
+def _after(keys: Keys, last: list[Any]) -> Any:
+    """Everything behind the last row of the page before; the first comparison is what an index uses."""
     ways = []
     for i, (key, down) in enumerate(keys):
         same = [k == v for (k, _), v in zip(keys[:i], last[:i], strict=True)]
         ways.append(sa.and_(*same, key < last[i] if down else key > last[i]))
-    return sa.or_(*ways)
+    first, down = keys[0]
+    return sa.and_(first <= last[0] if down else first >= last[0], sa.or_(*ways))
 
 
 def _proof(store: Store, method: contract.Method, request: Any, values: list[Any]) -> str:
@@ -105,12 +123,13 @@ def _proof(store: Store, method: contract.Method, request: Any, values: list[Any
     bare.ClearField("page_token")
     bare.ClearField("page_size")
     query = method.path + bare.SerializeToString(deterministic=True).hex()
-    return store.ring.index(query + json.dumps(values), region="", domain=store.domain)
+    return store.rings.data.index(query + json.dumps(values), region="", domain=store.domain)
 
 
 def token(store: Store, method: contract.Method, request: Any, last: list[Any]) -> str:
     """An opaque token for what follows `last`."""
-    values = [v if isinstance(v, int | float | str) else {"t": v.isoformat()} for v in last]
+    plain = int | float | str | None
+    values = [v if isinstance(v, plain) else {"t": v.isoformat()} for v in last]
     raw = json.dumps([_proof(store, method, request, values), *values], separators=(",", ":"))
     return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
 

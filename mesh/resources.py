@@ -13,44 +13,66 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mesh import contract, errors, privacy, regions, tables
+from mesh import contract, errors, keys, privacy, regions, tables
 from mesh.contract import Field, Resource, Shape
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _TYPES: dict[str, Any] = {
-    "string": sa.Text(), "enum": sa.Text(), "bool": sa.Boolean(), "int": sa.BigInteger(),
+    "string": tables.TEXT, "enum": tables.TEXT, "bool": sa.Boolean(), "int": sa.BigInteger(),
     "double": sa.Double(), "bytes": sa.LargeBinary(), "timestamp": tables.INSTANT,
 }  # fmt: skip
 PLUMBING = ("name", "region", "version", "owner", "alarm_time", "digest")
+TOWNSHIP = "township"
 
 
 def table(resource: Resource, metadata: sa.MetaData) -> sa.Table:
-    """The table of a resource: the plumbing's columns, then one per field, JSON for nested ones."""
+    """The table of a resource: the plumbing's columns, then one per field, JSON for nested ones, and one
+    for the keyed digest of a searchable field."""
+    column, text = sa.Column, tables.TEXT
     columns: list[sa.Column[Any]] = [
-        sa.Column("name", sa.Text, primary_key=True, nullable=False),
-        sa.Column("region", sa.Text, nullable=False),
-        sa.Column("version", sa.Integer, nullable=False, comment="counts the commits; the etag"),
-        sa.Column("owner", sa.Text, nullable=False, comment="reference of who created it"),
-        sa.Column("alarm_time", tables.INSTANT, comment="when the plumbing next acts on it by itself"),
-        sa.Column("digest", sa.Text, nullable=False, comment="SHA-256 of what was published of it"),
+        column("name", text, primary_key=True, nullable=False),
+        column("region", text, nullable=False),
+        column("version", sa.Integer, nullable=False, comment="counts the commits; the etag"),
+        column("owner", text, nullable=False, comment="reference of who created it"),
+        column("alarm_time", tables.INSTANT, comment="when the plumbing next acts on it by itself"),
+        column("digest", text, nullable=False, comment="SHA-256 of what was published of it"),
     ]
+    if resource.division:
+        columns.append(column(TOWNSHIP, text, nullable=False, comment="first nine digits of the division"))
     for field in kept(resource):
         nested = field.repeated or field.kind == "message"
         null = nested or field.optional or field.kind == "timestamp"
-        columns.append(sa.Column(field.name, tables.JSON if nested else _TYPES[field.kind], nullable=null))
+        columns.append(column(field.name, tables.JSON if nested else _TYPES[field.kind], nullable=null))
+        if field.searchable:
+            columns.append(column(f"{field.name}_digest", text, nullable=False))
     found = sa.Table(resource.table, metadata, *columns, comment=f"{resource.shape.full_name}")
-    name = resource.table
-    sa.Index(f"{name}_region", found.c.region, found.c.name)
-    sa.Index(f"{name}_owner", found.c.owner, found.c.name)
-    sa.Index(
-        f"{name}_alarm_time",
-        found.c.alarm_time,
-        postgresql_where=found.c.alarm_time.is_not(None),
-        sqlite_where=found.c.alarm_time.is_not(None),
-    )
-    for names in [(f.name,) for f in kept(resource) if f.indexed] + list(resource.indexes):
-        sa.Index(f"{name}_{'_'.join(names)}", *(found.c[n] for n in (*names, "name")))
+    _index(found, resource)
+    for n, fields in enumerate(resource.unique):
+        found.append_constraint(sa.UniqueConstraint("region", *fields, name=f"{resource.table}_unique_{n}"))
+    for n, condition in enumerate(resource.checks):
+        found.append_constraint(sa.CheckConstraint(condition, name=f"{resource.table}_check_{n}"))
     return found
+
+
+def _index(found: sa.Table, resource: Resource) -> None:
+    """Indexes for lists of a region and of a township by name and as the resource asks; for those of one
+    owner; and small ones for what the plumbing looks for by itself."""
+    c, places = found.c, ["region", TOWNSHIP] if resource.division else ["region"]
+    for place in places:
+        sa.Index(f"{found.name}_{place}", c[place], c.name)
+    sa.Index(f"{found.name}_owner", c.owner, c.name)
+    for names in resource.indexes:
+        for first in [()] if names[0] == resource.handling_unit else [(place,) for place in places]:
+            sa.Index(f"{found.name}_{'_'.join((*first, *names))}", *(c[n] for n in (*first, *names, "name")))
+    for field in resource.shape.fields:
+        if field.searchable:
+            sa.Index(f"{found.name}_{field.name}_digest", c[f"{field.name}_digest"])
+    conditions: dict[str, Any] = {"alarm_time": c.alarm_time.is_not(None)}
+    if "due_provisional" in c:
+        conditions["due_provisional"] = sa.text("due_provisional IS TRUE")
+    for name, condition in conditions.items():
+        where: Any = {"postgresql_where": condition, "sqlite_where": condition}
+        sa.Index(f"{found.name}_{name}", c[name], **where)
 
 
 def kept(resource: Resource) -> list[Field]:
@@ -104,18 +126,33 @@ class Row:
 class Codec:
     """Turns one resource's messages into rows of one database, and back."""
 
-    def __init__(self, resource: Resource, own: sa.Table, ring: privacy.KeyRing, sqlite: bool) -> None:
-        self.resource, self.ring, self.sqlite = resource, ring, sqlite
+    def __init__(
+        self, resource: Resource, own: sa.Table, rings: keys.Rings, *, domain: str, sqlite: bool
+    ) -> None:
+        self.resource, self.rings, self.domain, self.sqlite = resource, rings, domain, sqlite
         self.table = own
         self.fields = kept(resource)
+        self._searchable = [f for f in self.fields if f.searchable]
         self.columns = [self.table.c[n] for n in (*PLUMBING, *(f.name for f in self.fields))]
         self._writers = [(f.name, self._writer(f)) for f in self.fields]
         self._readers = [(f.name, self._reader(f)) for f in self.fields]
 
     def encode(self, message: Any) -> dict[str, Any]:
         """Column values for a message's own fields."""
-        name = message.name
-        return {field: write(message, name) for field, write in self._writers}
+        name, division = message.name, self.resource.division
+        found = {field: write(message, name) for field, write in self._writers}
+        if division:
+            found[TOWNSHIP] = getattr(message, division)[:9]
+        for field in self._searchable:
+            found[f"{field.name}_digest"] = self.search_digest(
+                field, getattr(message, field.name), region_in(name)
+            )
+        return found
+
+    def search_digest(self, field: Field, text: str, region: str) -> str:
+        """The keyed digest by which a searchable field is found; empty for nothing."""
+        wanted = privacy.canonical(text, field.personal)
+        return self.rings.data.index(wanted, region=region, domain=self.domain) if wanted else ""
 
     def decode(self, row: Any) -> Row:
         """A message from a row of `columns`."""
@@ -129,19 +166,18 @@ class Codec:
         return Row(message, region, version, owner, when(alarm) if alarm else None, digest)
 
     def _writer(self, field: Field) -> Callable[[Any, str], Any]:
-        key = field.name
+        key, ring = field.name, self.rings.of(field)
         if field.personal and field.kind == "string" and not field.repeated:
-            return lambda m, name: self.ring.encrypt(getattr(m, key), f"{name}/{key}")
+            return lambda m, name: ring.encrypt(getattr(m, key), f"{name}/{key}")
         if field.repeated:
             return lambda m, name: (
-                _dump([_plain_value(field, v, self.ring, f"{name}/{key}") for v in getattr(m, key)])
+                _dump([_plain_value(field, v, ring, f"{name}/{key}") for v in getattr(m, key)])
                 if getattr(m, key)
                 else None
             )
         if field.kind == "message":
-            assert field.message is not None
             return lambda m, name: (
-                _dump(plain(getattr(m, key), field.message, self.ring, f"{name}/{key}"))  # type: ignore[arg-type]
+                _dump(_plain_value(field, getattr(m, key), ring, f"{name}/{key}"))
                 if m.HasField(key)
                 else None
             )
@@ -156,14 +192,14 @@ class Codec:
         return lambda m, _: getattr(m, key)
 
     def _reader(self, field: Field) -> Callable[[Any, str], Any] | None:
-        key = field.name
+        key, ring = field.name, self.rings.of(field)
         if field.repeated or field.kind == "message":
-            fill = _filler(field, self.ring)
+            fill = _filler(field, ring)
             return lambda value, name: fill(
-                orjson.loads(value) if isinstance(value, str) else value, f"{name}/{key}"
+                orjson.loads(value) if isinstance(value, str) and self.sqlite else value, f"{name}/{key}"
             )
         if field.personal and field.kind == "string":
-            return lambda value, name: self.ring.decrypt(value, f"{name}/{key}")
+            return lambda value, name: ring.decrypt(value, f"{name}/{key}")
         if field.kind == "timestamp":
             return lambda value, _: stamp(when(value))
         if field.kind == "enum":
@@ -182,7 +218,12 @@ def _dump(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def plain(message: Any, of: Shape, ring: privacy.KeyRing, context: str) -> dict[str, Any]:
+def loaded(value: Any) -> Any:
+    """What a column of JSON holds: SQLite gives it as text."""
+    return orjson.loads(value) if isinstance(value, str) else value
+
+
+def plain(message: Any, of: Shape, ring: keys.KeyRing, context: str) -> dict[str, Any]:
     """A nested message as JSON values: enums by short name, instants as RFC 3339, personal fields
     encrypted. Default values are left out."""
     found: dict[str, Any] = {}
@@ -196,10 +237,10 @@ def plain(message: Any, of: Shape, ring: privacy.KeyRing, context: str) -> dict[
     return found
 
 
-def _plain_value(field: Field, value: Any, ring: privacy.KeyRing, context: str) -> Any:
-    if field.kind == "message":
-        assert field.message is not None
-        return plain(value, field.message, ring, context)
+def _plain_value(field: Field, value: Any, ring: keys.KeyRing, context: str) -> Any:
+    if field.message is not None:
+        parts = plain(value, field.message, ring, context)
+        return ring.encrypt(_dump(parts), context) if field.personal else parts
     if field.kind == "timestamp":
         return moment(value).isoformat()
     if field.kind == "enum":
@@ -209,7 +250,10 @@ def _plain_value(field: Field, value: Any, ring: privacy.KeyRing, context: str) 
     return ring.encrypt(value, context) if field.personal else value
 
 
-def _filler(field: Field, ring: privacy.KeyRing) -> Callable[[Any, str], Any]:
+Filler = Callable[[Any, str], Any]
+
+
+def _filler(field: Field, ring: keys.KeyRing) -> Filler:
     """The other way round: what makes of a value of `plain` what a message's constructor takes."""
     one = _single_filler(field, ring)
     if one is None:
@@ -219,15 +263,17 @@ def _filler(field: Field, ring: privacy.KeyRing) -> Callable[[Any, str], Any]:
     return one
 
 
-def _single_filler(field: Field, ring: privacy.KeyRing) -> Callable[[Any, str], Any] | None:
+def _single_filler(field: Field, ring: keys.KeyRing) -> Filler | None:
     """None when the constructor takes the value as it is."""
     if field.message is not None:
         fills = {f.name: _filler(f, ring) for f in field.message.fields if _single_filler(f, ring)}
-        if not fills:
-            return None
-        return lambda value, context: {
-            k: fills[k](v, f"{context}/{k}") if k in fills else v for k, v in value.items()
-        }
+
+        def parts(value: Any, context: str) -> dict[str, Any]:
+            return {k: fills[k](v, f"{context}/{k}") if k in fills else v for k, v in value.items()}
+
+        if field.personal:
+            return lambda value, context: parts(orjson.loads(ring.decrypt(value, context)), context)
+        return parts if fills else None
     if field.kind == "timestamp":
         return lambda value, _: stamp(datetime.datetime.fromisoformat(value))
     if field.kind == "enum":
@@ -236,6 +282,24 @@ def _single_filler(field: Field, ring: privacy.KeyRing) -> Callable[[Any, str], 
     if field.kind == "bytes":
         return lambda value, _: bytes.fromhex(value)
     return ring.decrypt if field.personal else None
+
+
+def merge(kept: Message, given: Message, mask: Any, resource: Resource) -> None:
+    """Takes over the fields that `mask` names; without one, those that are set; with `*`, all that a caller
+    may set."""
+    settable = [f.name for f in resource.shape.fields if not f.output_only and f.name != "name"]
+    paths = list(mask.paths) or [f.name for f, _ in given.ListFields() if f.name in settable]
+    for path in settable if paths == ["*"] else paths:
+        if path not in settable:
+            raise errors.Invalid("update_mask", f"{path!r} is not one of: {', '.join(settable)}")
+        kept.ClearField(path)
+        if given.DESCRIPTOR.fields_by_name[path].is_repeated:
+            getattr(kept, path).MergeFrom(getattr(given, path))
+        elif given.DESCRIPTOR.fields_by_name[path].message_type:
+            if given.HasField(path):
+                getattr(kept, path).CopyFrom(getattr(given, path))
+        elif not given.DESCRIPTOR.fields_by_name[path].has_presence or given.HasField(path):
+            setattr(kept, path, getattr(given, path))
 
 
 def region_in(name: str) -> str:

@@ -1,28 +1,41 @@
 """The one chain that every call goes through, from raw bytes on — trace, identity, decode, shape,
-ownership, handler, commit, mask, errors — and its adapter to grpcio. Separate from the handlers, so that
-they know no transport; a second transport calls the same chain."""
+ownership, handler, commit, mask, errors. Separate from the handlers, so that they know no transport, and
+from the transport, so that a second one calls the same chain."""
 
 import dataclasses
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import grpc
 import protovalidate
-from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
-from mesh import calls, contract, database, errors, identity, privacy, resources, telemetry, wire
-from mesh.store import Store
+from mesh import (
+    audit,
+    calls,
+    contract,
+    database,
+    delegations,
+    errors,
+    identity,
+    keys,
+    metrics,
+    privacy,
+    resources,
+    telemetry,
+    wire,
+)
+from mesh.changes import Acting
 
 ATTEMPTS = 5
 LEAST_TIME_S = 0.02
+ACTING_FOR = "x-village-acting-for"
 log = logging.getLogger(__name__)
-Handler = Callable[[Any, calls.Call], Message]
+Handler = Callable[[Any, calls.Call], Any]
+"""(request, call) → answer; a method that streams takes, or gives, an iterator instead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +47,30 @@ class Endpoint:
     store: Any
     published: Callable[[], None]
     """Says that something was committed."""
+    refusals: audit.Refusals
+    """Where the domain counts the calls that it refuses."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Incoming:
-    """What a transport knows of a call. `remaining`: seconds left, None for no deadline."""
+    """What a transport knows of a call. `raw`: bytes, or an iterator of them where the method streams up;
+    `remaining`: seconds left, None for no deadline."""
 
     path: str
-    raw: bytes
+    raw: Any
     headers: Mapping[str, str]
     remaining: float | None = None
+
+
+@dataclasses.dataclass
+class Asking:
+    """Who asks, as far as it is known: what a refusal is told with."""
+
+    now: datetime.datetime
+    trace: str
+    caller: identity.Caller = identity.PUBLIC
+    region: str = ""
+    record: str = ""
 
 
 class Chain:
@@ -53,7 +80,7 @@ class Chain:
         self,
         *,
         issuers: identity.Issuers,
-        ring: privacy.KeyRing,
+        rings: keys.Rings,
         region: str,
         node: Any = None,
         clock: Callable[[], datetime.datetime] = resources.utcnow,
@@ -61,8 +88,9 @@ class Chain:
         self.endpoints: dict[str, Endpoint] = {}
         self._by_request: dict[str, Endpoint] = {}
         self._references: dict[tuple[identity.Caller, str], str] = {}
-        self._issuers, self._ring, self._region, self.node, self._clock = issuers, ring, region, node, clock
+        self._issuers, self.rings, self._region, self.node, self._clock = issuers, rings, region, node, clock
         self._validator = protovalidate.Validator()
+        self._meters: dict[tuple[str, str], Any] = {}
 
     def add(self, endpoint: Endpoint) -> None:
         """Serves a method."""
@@ -73,120 +101,218 @@ class Chain:
         """The endpoint that takes requests of this type."""
         return self._by_request[request.DESCRIPTOR.full_name]
 
-    def answer(self, incoming: Incoming) -> bytes:
-        """The answer's bytes. Raises a Refusal, and nothing else."""
-        trace = telemetry.traceparent(incoming.headers.get("traceparent", ""))
+    def answer(self, incoming: Incoming) -> Any:
+        """The answer's bytes; an iterator of them where the method streams down. Raises a Refusal, and
+        nothing else."""
+        endpoint = self.endpoints[incoming.path]
+        span = telemetry.Span(endpoint.method.name, incoming.headers.get("traceparent", ""))
+        trace = span.traceparent
+        asking = Asking(self._clock(), trace, region=self._region)
+        begun, code = time.perf_counter(), "OK"
         try:
-            return self._answer(self.endpoints[incoming.path], incoming, trace)
+            answer = self._answer(endpoint, incoming, asking)
+            return self._stream(answer, trace) if endpoint.method.streams_out else answer.SerializeToString()
+        except errors.Refusal as refusal:
+            code = refusal.reason
+            self._note(endpoint, asking, refusal)
+            raise
+        except Exception as fault:
+            code = "INTERNAL"
+            raise self._internal(fault, endpoint.method.path, trace) from fault
+        finally:
+            self._count(endpoint.method, code, time.perf_counter() - begun)
+            span.end(code)
+
+    def _count(self, method: contract.Method, code: str, spent: float) -> None:
+        key = (method.path, code)
+        known = self._meters.get(key)
+        if known is None:  # a reason is one of an enum's: there are few
+            domain = method.path.split(".")[1]
+            known = self._meters[key] = (
+                metrics.calls.labels(domain, method.name, code), metrics.seconds.labels(domain, method.name)
+            )  # fmt: skip
+        known[0].inc()
+        known[1].observe(spent)
+
+    def _internal(self, fault: Exception, path: str, trace: str) -> errors.Internal:
+        trace_id = telemetry.trace_id(trace)
+        log.error("a call failed", exc_info=fault, extra={"about": {"path": path, "trace_id": trace_id}})
+        return errors.Internal(trace_id=trace_id)
+
+    def _stream(self, answers: Iterator[Message], trace: str) -> Iterator[bytes]:
+        try:
+            for answer in answers:
+                yield answer.SerializeToString()
         except errors.Refusal:
             raise
         except Exception as fault:
-            trace_id = telemetry.trace_id(trace)
-            log.exception("a call failed", extra={"about": {"path": incoming.path, "trace_id": trace_id}})
-            raise errors.Internal(trace_id=trace_id) from fault
+            raise self._internal(fault, "a stream", trace) from fault
 
-    def _answer(self, endpoint: Endpoint, incoming: Incoming, trace: str) -> bytes:
-        now, method = self._clock(), endpoint.method
+    def _note(self, endpoint: Endpoint, asking: Asking, refusal: errors.Refusal) -> None:
+        """Counts a refused call for the audit trail."""
+        if endpoint.store is not None:
+            caller = asking.caller
+            endpoint.refusals.add(
+                {"region": asking.region, "actor": self._reference(caller, endpoint.store),
+                 "deputy": caller.deputy, "organisation": caller.organisation, "name": asking.record,
+                 "method": endpoint.method.name, "result": refusal.reason}
+            )  # fmt: skip
+
+    def _answer(self, endpoint: Endpoint, incoming: Incoming, asking: Asking) -> Any:
         if incoming.remaining is not None and incoming.remaining < LEAST_TIME_S:
             raise errors.DeadlineExceeded
-        caller = self._caller(incoming.headers, now)
-        identity.permit(method, caller, None)
-        try:
-            request = method.request.FromString(incoming.raw)
-        except DecodeError as fault:
-            raise wire.explain(incoming.raw, method.request.DESCRIPTOR) from fault
-        request.DiscardUnknownFields()  # what no annotation describes is neither kept nor announced
-        wire.settle(request, contract.shape(method.request.DESCRIPTOR), incoming.raw)
-        for field, of in method.given:
-            if request.HasField(field):
-                contract.clear_output_only(getattr(request, field), of)
-        self._check_shape(request)
-        return self.perform(endpoint, request, caller, now, trace).SerializeToString()
+        asking.caller = self._caller(incoming.headers, endpoint.store, asking.now)
+        identity.permit(endpoint.method, asking.caller, None)
+        if not endpoint.method.streams_in:
+            return self._perform(endpoint, self._request(endpoint.method, incoming.raw), asking)
+        parts = (self._request(endpoint.method, raw) for raw in incoming.raw)
+        first = next(parts, None)
+        if first is None:
+            raise errors.Invalid("(stream)", "ended before its first message")
+        if endpoint.method.parent and not getattr(first, endpoint.method.parent):
+            raise errors.Invalid(endpoint.method.parent, "is required in the first message")
+        return self._perform(endpoint, first, asking, parts)
 
-    def _caller(self, headers: Mapping[str, str], now: datetime.datetime) -> identity.Caller:
+    def _request(self, method: contract.Method, raw: bytes) -> Any:
+        """A request, decoded and of the right shape."""
+        try:
+            request = method.request.FromString(raw)
+        except DecodeError as fault:
+            raise wire.explain(raw, method.request.DESCRIPTOR) from fault
+        request.DiscardUnknownFields()  # what no annotation describes is neither kept nor announced
+        wire.settle(request, contract.shape(method.request.DESCRIPTOR), raw)
+        for path, of in method.given:
+            for part in contract.at(request, path):
+                contract.clear_output_only(part, of)
+        found = self._validator.collect_violations(request)
+        if found:
+            raise errors.Invalid.several([(_path(v.proto.field), v.proto.message) for v in found])
+        return request
+
+    def _caller(self, headers: Mapping[str, str], store: Any, now: datetime.datetime) -> identity.Caller:
         authorization = headers.get("authorization", "")
         if not authorization:
             return identity.PUBLIC
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise errors.Unauthenticated(why="authorization is not `Bearer TOKEN`")
-        return self._issuers.caller(token.strip(), now.timestamp())
+        caller = self._issuers.caller(token.strip(), now.timestamp())
+        if ACTING_FOR in headers and store is not None:
+            deputy = self._reference(caller, store)
+            return delegations.acting(
+                store, self._issuers, caller, principal=headers[ACTING_FOR], reference=deputy, now=now
+            )
+        return caller
 
-    def _check_shape(self, request: Message) -> None:
-        found = self._validator.collect_violations(request)
-        if found:
-            raise errors.Invalid.several([(_path(v.proto.field), v.proto.message) for v in found])
+    def perform(self, request: Any, asking: Asking) -> Any:
+        """Runs a decoded and valid request of any method, and commits it."""
+        endpoint = self.endpoint_of(request)
+        asking = dataclasses.replace(asking)
+        try:
+            identity.permit(endpoint.method, asking.caller, None)
+            return self._perform(endpoint, request, asking)
+        except errors.Refusal as refusal:
+            self._note(endpoint, asking, refusal)
+            raise
 
-    def perform(
-        self, endpoint: Endpoint, request: Any, caller: identity.Caller, now: datetime.datetime, trace: str
-    ) -> Message:
-        """Runs a decoded and valid request, and commits it; the answer is masked."""
-        method = endpoint.method
-        region = resources.region_in(getattr(request, method.parent)) if method.parent else self._region
+    def _perform(self, endpoint: Endpoint, request: Any, asking: Asking, more: Any = None) -> Any:
+        """The masked answer. `more`: the messages behind `request`, where the method streams up."""
+        method, store = endpoint.method, endpoint.store
+        if method.parent and (named := getattr(request, method.parent)):
+            asking.region, asking.record = resources.region_in(named), named
+        caller, region = asking.caller, asking.region
         identity.permit(method, caller, identity.Place(region=region))
-        reference = self._reference(caller, endpoint.store)
-        request_id = "" if method.read_only else getattr(request, "request_id", "")
-        fingerprint = _fingerprint(method, request) if request_id else ""
-        etag = getattr(request, "etag", "")
-        for _ in range(ATTEMPTS):
-            if request_id:  # asked each time: a repetition may have overtaken the first
-                answered = self._replay(endpoint, reference, request_id, fingerprint)
-                if answered is not None:
-                    return answered
+        acting = Acting(
+            caller, self._reference(caller, store), method.name, asking.now, trace=asking.trace,
+            request_id="" if method.read_only else getattr(request, "request_id", ""),
+            purpose=getattr(request, "purpose", ""),
+        )  # fmt: skip
+        once = _Once(store, acting, method, request) if acting.request_id else None
+        services = Services(self, asking)
+        for _ in range(ATTEMPTS if more is None else 1):  # what was streamed up is gone
+            if once is not None and (answered := once.answered()) is not None:
+                return answered  # asked each time: a repetition may have overtaken the first
             if not method.read_only:
-                endpoint.store.grants.of(region)
+                store.grants.of(region)
             call = calls.Call(
-                endpoint.store, method=method, caller=caller, reference=reference, now=now, etag=etag,
-                request_id=request_id, trace=trace, region=region,
-                services=Services(self, caller, now, trace),
+                store, method=method, acting=acting, etag=getattr(request, "etag", ""), region=region,
+                services=services,
             )  # fmt: skip
-            answer = endpoint.handler(request, call)
-            if method.read_only:  # nothing of it is stored
-                privacy.mask(answer, resources.shape_of(answer))
-            else:
-                answer = masked(answer)
-            try:
-                sealed = self._seal(answer, reference, request_id) if request_id else ""
-                commit = call.commit(sealed, fingerprint)
-                if commit is not None:
-                    endpoint.store.commit(commit)
-                    endpoint.published()
-                return answer
-            except database.Moved:
-                continue
-            except database.Disowned:
-                endpoint.store.grants.read()
-            except database.Taken as fault:
-                if request_id and endpoint.store.answered(reference, request_id):
-                    continue
-                if call.creates():
-                    raise errors.AlreadyExists(name=call.creates()) from fault
+            answer = endpoint.handler(request if more is None else _chained(request, more), call)
+            shown = _shown(method, answer)
+            if self._commit(endpoint, call, once, shown):
+                return shown
         raise errors.Conflict(name=str(getattr(request, method.parent, "the record")))
 
-    def _reference(self, caller: identity.Caller, store: Store | None) -> str:
+    @staticmethod
+    def _commit(endpoint: Endpoint, call: calls.Call, once: "_Once | None", shown: Any) -> bool:
+        """Commits what a call handed over; False when it has to run again."""
+        store = endpoint.store
+        commit = call.changes.commit(*(once.kept(shown),) if once is not None else ())
+        if commit is None:
+            if endpoint.method.reveals:
+                raise AssertionError(f"{endpoint.method.name} reveals and leaves no trace in the audit trail")
+            return True
+        try:
+            store.commit(commit)
+        except database.Moved:
+            return False
+        except database.Disowned:
+            store.grants.read()
+            return False
+        except database.Gone:
+            store.kept_files.clear()
+            return False
+        except database.Taken as fault:
+            if call.changes.created() and (once is None or once.answered() is None):
+                raise errors.AlreadyExists(name=call.changes.created()) from fault
+            return False
+        endpoint.published()
+        return True
+
+    def _reference(self, caller: identity.Caller, store: Any) -> str:
         """How the caller stands in what is kept: officials by subject, others sealed."""
+        if caller.official or not caller.subject:
+            return caller.subject
         domain = store.domain if store is not None else ""
         known = self._references.get((caller, domain))
         if known is None:
             if len(self._references) >= 10_000:
                 self._references.clear()
-            sealed = self._ring.index(f"{caller.issuer}|{caller.subject}", region=self._region, domain=domain)
-            known = caller.subject if caller.official or not caller.subject else f"sealed:{sealed}"
+            whole = f"{caller.issuer}|{caller.subject}"
+            known = f"sealed:{self.rings.data.index(whole, region=self._region, domain=domain)}"
             self._references[caller, domain] = known
         return known
 
-    def _seal(self, answer: Message, reference: str, request_id: str) -> str:
-        return self._ring.encrypt(answer.SerializeToString().hex(), f"{reference}/{request_id}")
 
-    def _replay(self, endpoint: Endpoint, reference: str, request_id: str, mark: str) -> Message | None:
+class _Once:
+    """A request with a request_id, which is answered once and its answer kept."""
+
+    def __init__(self, store: Any, acting: Acting, method: contract.Method, request: Any) -> None:
+        self._store, self._acting, self._response = store, acting, method.response
+        raw = method.path.encode() + request.SerializeToString(deterministic=True)
+        self._fingerprint = hashlib.sha256(raw).hexdigest()
+        self._context = f"{acting.reference}/{acting.request_id}"
+
+    def answered(self) -> Message | None:
         """The first answer to a repeated request."""
-        found = endpoint.store.answered(reference, request_id)
+        found = self._store.answered(self._acting.reference, self._acting.request_id)
         if found is None:
             return None
-        if found[0] != mark:
+        if found[0] != self._fingerprint:
             raise errors.Invalid("request_id", "was used for another request")
-        raw = bytes.fromhex(self._ring.decrypt(found[1], f"{reference}/{request_id}"))
-        return endpoint.method.response.FromString(raw)
+        return self._response.FromString(
+            bytes.fromhex(self._store.rings.data.decrypt(found[1], self._context))
+        )
+
+    def kept(self, answer: Message) -> database.Write:
+        """The row that keeps the answer."""
+        sealed = self._store.rings.data.encrypt(answer.SerializeToString().hex(), self._context)
+        row = {
+            "caller": self._acting.reference, "request_id": self._acting.request_id,
+            "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._acting.now),
+        }  # fmt: skip
+        return database.Write(self._store.plumbing.request, row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,19 +320,30 @@ class Services:
     """What handlers of the plumbing itself may ask of the process they run in."""
 
     chain: Chain
-    caller: identity.Caller
-    now: datetime.datetime
-    trace: str
+    asking: Asking
 
     @property
     def node(self) -> Any:
         return self.chain.node
 
-    def perform(self, request: Message) -> Message:
+    def perform(self, request: Message) -> Any:
         """Runs a request by itself, as its caller, with a commit of its own."""
-        endpoint = self.chain.endpoint_of(request)
-        identity.permit(endpoint.method, self.caller, None)
-        return self.chain.perform(endpoint, request, self.caller, self.now, self.trace)
+        return self.chain.perform(request, self.asking)
+
+
+def _chained(first: Any, more: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from more
+
+
+def _shown(method: contract.Method, answer: Any) -> Any:
+    """The answer as the caller gets it."""
+    if method.reveals or method.streams_out:
+        return answer
+    if not method.read_only:
+        return masked(answer)
+    privacy.mask(answer, resources.shape_of(answer))  # nothing of it is stored
+    return answer
 
 
 def masked(message: Message) -> Message:
@@ -220,11 +357,6 @@ def masked(message: Message) -> Message:
     return copy
 
 
-def _fingerprint(method: contract.Method, request: Any) -> str:
-    raw = method.path.encode() + request.SerializeToString(deterministic=True)
-    return hashlib.sha256(raw).hexdigest()
-
-
 def _path(field: Any) -> str:
     """A field path as people write it: `actions[3].accept.name`."""
     text = ""
@@ -233,56 +365,3 @@ def _path(field: Any) -> str:
         if element.subscript is not None and element.subscript.field == "index":
             text += f"[{element.subscript.value}]"
     return text
-
-
-def status(refusal: errors.Refusal) -> status_pb2.Status:
-    """A refusal as `google.rpc.Status` with its details."""
-    found = status_pb2.Status(code=refusal.code, message=str(refusal))
-    meta = refusal.metadata
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=refusal.reason, domain=refusal.domain, metadata=meta)
-    ]
-    if isinstance(refusal, errors.Invalid):
-        bad = error_details_pb2.BadRequest()
-        for field, why in refusal.violations:
-            bad.field_violations.add(field=field, description=why)
-        details.append(bad)
-    elif isinstance(refusal, errors.NotFound | errors.AlreadyExists):
-        details.append(error_details_pb2.ResourceInfo(resource_name=meta["name"]))
-    elif isinstance(refusal, errors.Unavailable):
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(int(refusal.delay * 1000))
-        details.append(retry)
-    elif refusal.code == errors.FAILED_PRECONDITION:
-        failed = error_details_pb2.PreconditionFailure()
-        failed.violations.add(type=refusal.reason, subject=meta.get("name", ""), description=str(refusal))
-        details.append(failed)
-    details.append(error_details_pb2.LocalizedMessage(locale="zh-CN", message=refusal.localized))
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        found.details.append(packed)
-    return found
-
-
-class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The adapter to grpcio: bytes in, bytes out."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._handlers = {path: self._unary(chain, path) for path in chain.endpoints}
-
-    def service(self, handler_call_details: Any) -> Any:
-        return self._handlers.get(handler_call_details.method)
-
-    @staticmethod
-    def _unary(chain: Chain, path: str) -> Any:
-        def behave(raw: bytes, context: Any) -> bytes:
-            headers = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
-            try:
-                return chain.answer(Incoming(path, raw, headers, context.time_remaining()))
-            except errors.Refusal as refusal:
-                answered = rpc_status.to_status(status(refusal))
-            context.abort_with_status(answered)
-            raise AssertionError
-
-        return grpc.unary_unary_rpc_method_handler(behave)

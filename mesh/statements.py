@@ -43,15 +43,27 @@ def held(table: sa.Table) -> Any:
     return sa.select(table.c.name).where(_at(table, ""))
 
 
-def insert(table: sa.Table, names: tuple[str, ...]) -> Any:
-    """A row; parameters `x_COLUMN`."""
-    return sa.insert(table).values({k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names})
+def _given(table: sa.Table, names: tuple[str, ...], mark: str) -> dict[str, Any]:
+    return {k: sa.bindparam(f"{mark}{k}", type_=table.c[k].type) for k in names}
 
 
-def update(table: sa.Table, names: tuple[str, ...], mark: str = "x_") -> Any:
-    """The row of a name, all columns given; parameters `x_COLUMN`."""
-    values = {k: sa.bindparam(f"{mark}{k}", type_=table.c[k].type) for k in names if k != "name"}
-    return sa.update(table).where(table.c.name == sa.bindparam(f"{mark}name", type_=sa.Text)).values(values)
+def insert(table: sa.Table, names: tuple[str, ...], mark: str) -> Any:
+    """A row; parameters are `mark` and the column."""
+    return sa.insert(table).values(_given(table, names, mark))
+
+
+def update(table: sa.Table, names: tuple[str, ...], mark: str) -> Any:
+    """The row of a name, all columns given."""
+    values = _given(table, names, mark)
+    return sa.update(table).where(table.c.name == values.pop("name")).values(values)
+
+
+def delete(table: sa.Table, names: tuple[str, ...], mark: str) -> Any:
+    """The row of these values."""
+    return sa.delete(table).where(*(table.c[k] == v for k, v in _given(table, names, mark).items()))
+
+
+KINDS = {"insert": insert, "update": update, "delete": delete}
 
 
 def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[Any]) -> Any:
@@ -77,11 +89,11 @@ def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[An
     steps = []
     inserts: dict[str, list[tuple[int, Any]]] = {}
     for i, write in enumerate(writes):
-        if write.update:
-            step = update(write.table, tuple(write.values), f"x{i}_")
-            steps.append(step.where(gate.c.open == sa.literal_column("1")).cte(f"w{i}"))
-        else:
+        if write.kind == "insert":
             inserts.setdefault(write.table.name, []).append((i, write))
+        else:
+            step = KINDS[write.kind](write.table, tuple(write.values), f"x{i}_")
+            steps.append(step.where(gate.c.open == sa.literal_column("1")).cte(f"w{i}"))
     for name, added in inserts.items():
         steps.append(_insert_in_order(added, gate).cte(f"in_{name}"))
     return sa.select(*counts).add_cte(*steps)
@@ -94,8 +106,8 @@ def _insert_in_order(rows: list[tuple[int, Any]], gate: Any) -> Any:
 
     def given(i: int, place: int) -> Any:
         values = [sa.bindparam(f"x{i}_{k}", type_=table.c[k].type).label(k) for k in names]
-        return sa.select(sa.literal_column(str(place)).label("place"), *values)
+        return sa.select(sa.literal_column(str(place)).label("nth row"), *values)
 
     listed = sa.union_all(*(given(i, place) for place, (i, _) in enumerate(rows))).subquery("listed")
-    ordered = sa.select(*(listed.c[k] for k in names)).select_from(listed, gate).order_by(listed.c.place)
+    ordered = sa.select(*(listed.c[k] for k in names)).select_from(listed, gate).order_by(listed.c["nth row"])
     return sa.insert(table).from_select(names, ordered)

@@ -11,11 +11,18 @@ from typing import Any
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from mesh import calendar, contract, database, flows, ownership, privacy, resources, tables
-from village.mesh.v1 import calendar_pb2
+from mesh import calendar, contract, database, flows, keys, ownership, resources, tables, telemetry
+from village.mesh.v1 import calendar_pb2, dead_letter_pb2, delegation_pb2, unsealing_pb2
 from village.type.v1 import level_pb2, step_pb2
 
 RECENT_S = 1.0
+ALIKE = (
+    calendar_pb2.Calendar,
+    delegation_pb2.Delegation,
+    unsealing_pb2.Unsealing,
+    dead_letter_pb2.DeadLetter,
+)
+"""What every domain keeps."""
 REQUESTS_KEPT = datetime.timedelta(hours=24)
 
 
@@ -31,7 +38,7 @@ class Schema:
 def schema(resource_classes: Sequence[type[Message]]) -> Schema:
     """Derives the tables of a domain: the plumbing's, the calendars and one per resource."""
     metadata = sa.MetaData()
-    found = [contract.resource(cls) for cls in (*resource_classes, calendar_pb2.Calendar)]
+    found = [contract.resource(cls) for cls in (*resource_classes, *ALIKE)]
     for resource in found:
         resources.table(resource, metadata)
     return Schema(metadata, tables.plumbing(metadata), {r.shape.full_name: r for r in found})
@@ -46,14 +53,21 @@ class Store:
         domain: str,
         schema_: Schema,
         database_: database.Database,
-        ring: privacy.KeyRing,
+        rings: keys.Rings,
         flows_: Sequence[flows.Flow],
+        files: Any = None,
+        reactions: Sequence[Any] = (),
     ) -> None:
-        self.domain, self.database, self.ring = domain, database_, ring
+        self.files, self.reactions = files, {reaction.name: reaction for reaction in reactions}
+        self.kept_files: dict[str, dict[str, Any]] = {}
+        """What is known of files, by digest; a hint, as the commit decides."""
+        self.domain, self.database, self.rings = domain, database_, rings
         self.plumbing, self.metadata = schema_.plumbing, schema_.metadata
         self.sqlite = database_.sqlite
         self.codecs = {
-            name: resources.Codec(resource, schema_.metadata.tables[resource.table], ring, self.sqlite)
+            name: resources.Codec(
+                resource, schema_.metadata.tables[resource.table], rings, domain=domain, sqlite=self.sqlite
+            )
             for name, resource in schema_.resources.items()
         }
         self.flows = {flow.resource.DESCRIPTOR.full_name: flow for flow in flows_}
@@ -64,6 +78,9 @@ class Store:
 
     def codec(self, cls: type[Message]) -> resources.Codec:
         return self.codecs[cls.DESCRIPTOR.full_name]
+
+    def flow(self, cls: type[Message]) -> flows.Flow:
+        return self.flows[cls.DESCRIPTOR.full_name]
 
     def instant(self, moment: datetime.datetime) -> Any:
         """A moment as the driver wants it."""
@@ -76,7 +93,8 @@ class Store:
             ("get", table.name),
             lambda: sa.select(*codec.columns).where(table.c.name == sa.bindparam("name", type_=sa.Text)),
         )
-        found = self.database.fetch(sql, {"name": name})
+        with telemetry.part("read"):
+            found = self.database.fetch(sql, {"name": name})
         return codec.decode(found[0]) if found else None
 
     def recent(self, cls: type[Message], build: Any, parameters: dict[str, Any]) -> Sequence[Any]:
@@ -93,7 +111,8 @@ class Store:
 
     def commit(self, commit: database.Commit) -> None:
         """The one commit, as `Database.commit`."""
-        self.database.commit(commit)
+        with telemetry.part("commit"):
+            self.database.commit(commit)
         changed = {write.table.name for write in commit.writes}
         for place in [place for place in self._recent if place[0] in changed]:
             self._recent.pop(place, None)
@@ -125,12 +144,13 @@ class Store:
         return [self._step(row) for row in rows]
 
     def _step(self, row: Any) -> step_pb2.Step:
-        name, number, action, from_state, to_state, actor, role, unit, time, reason, due, level, to_unit = row
+        (name, number, action, from_state, to_state, actor, role, unit, time, reason, due, level, to_unit,
+         deputy, cause) = row  # fmt: skip
         step = step_pb2.Step(
             number=number, action=action, from_state=from_state, to_state=to_state, actor=actor, role=role,
             organisation=unit, time=resources.stamp(resources.when(time)),
-            reason=self.ring.decrypt(reason, f"{name}/steps/{number}/reason"),
-            level=level_pb2.Level.Value(f"LEVEL_{level}"), unit=to_unit,
+            reason=self.rings.data.decrypt(reason, f"{name}/steps/{number}/reason"),
+            level=level_pb2.Level.Value(f"LEVEL_{level}"), unit=to_unit, deputy=deputy, cause=cause,
         )  # fmt: skip
         if due is not None:
             step.due_time.CopyFrom(resources.stamp(resources.when(due)))
@@ -143,9 +163,9 @@ class Store:
             "name": name, "number": step.number, "action": step.action, "from_state": step.from_state,
             "to_state": step.to_state, "actor": step.actor, "role": step.role,
             "organisation": step.organisation, "time": self.instant(resources.moment(step.time)),
-            "reason": self.ring.encrypt(step.reason, f"{name}/steps/{step.number}/reason"),
+            "reason": self.rings.data.encrypt(step.reason, f"{name}/steps/{step.number}/reason"),
             "due_time": due, "level": level_pb2.Level.Name(step.level).removeprefix("LEVEL_"),
-            "unit": step.unit,
+            "unit": step.unit, "deputy": step.deputy, "cause": step.cause,
         }  # fmt: skip
 
     def answered(self, caller: str, request_id: str) -> tuple[str, str] | None:
@@ -193,6 +213,26 @@ class Store:
                 self._put(codec.table, values)
         self.calendar = calendar.of([*stored, *fresh])
         return any(f.edition > 1 for f in fresh)
+
+    def lookup(self, key: str, table: sa.Table, **values: Any) -> dict[str, Any] | None:
+        """The row of a plumbing table with these values, by column, or None."""
+        given = {k: sa.bindparam(k, type_=table.c[k].type) for k in values}
+        sql = self.database.prepare(
+            ("lookup", key), lambda: sa.select(table).where(*(table.c[k] == v for k, v in given.items()))
+        )
+        found = self.database.fetch(sql, values)
+        return dict(zip(table.columns.keys(), found[0], strict=True)) if found else None
+
+    def replace(self, table: sa.Table, values: dict[str, Any], *, key: str) -> None:
+        """Adds a row of a plumbing table, or puts it in the place of the one with the same key."""
+        names = ", ".join(values)
+        given = [sa.bindparam(k, v, type_=table.c[k].type) for k, v in values.items()]
+        text = (
+            f"INSERT INTO {table.name} ({names}) VALUES ({', '.join(f':{n}' for n in values)}) "
+            f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in values)}"
+        )
+        sql = self.database.prepare(("replace", table.name), lambda: sa.text(text).bindparams(*given))
+        self.database.transact(lambda cursor: self.database.run(cursor, sql, values) and None)
 
     def _put(self, table: sa.Table, values: dict[str, Any]) -> None:
         """Adds a row that nobody is told of."""
