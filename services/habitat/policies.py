@@ -57,6 +57,7 @@ def seed(call: calls.Call) -> None:
         feedback_working_days=1,
         dispute_working_days=5,
         escalate_working_days=1,
+        extension_working_days=10,
         rectify_limits=[
             ReportPolicy.LevelLimit(level=level, working_days=days)
             for level, days in ((village, 3), (township, 5), (county, 7))

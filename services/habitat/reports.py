@@ -2,218 +2,24 @@
 lifecycle SM-0)."""
 
 import datetime
+from collections.abc import Iterator
 from typing import Any
 
-from mesh import batches, calls, errors, flows, regions, resources
+from mesh import attachments, batches, calls, errors, regions, resources
 from services.habitat import figures, tables
-from village.habitat.v1 import events_pb2 as events
+from services.habitat.report_flow import (
+    DuplicateOfItself,
+    ExtensionAlreadyAsked,
+    NoExtensionAsked,
+    NoPolicyInForce,
+    OriginalIsDuplicate,
+)
 from village.habitat.v1 import report_pb2 as pb
 from village.habitat.v1.report_pb2 import Report
 from village.habitat.v1.report_policy_pb2 import ReportPolicy
-from village.type.v1 import level_pb2
 
 CLOCK_SKEW = datetime.timedelta(seconds=30)
 """How far a reporter's clock may run ahead of ours."""
-
-# refusals
-
-
-class VerifiedByOwnUnit(errors.Refused):
-    en = "what a village handled is verified by its town or county, not by unit {unit} itself"
-    zh = "村级办理的事项应由乡镇或县级核查"
-
-
-class ReturnAlreadyUsed(errors.Refused):
-    en = "{name} was returned once already"
-    zh = "该上报件已退回过一次"
-
-
-class ReturnTooLate(errors.Refused):
-    en = "the time to return it ended at {until}"
-    zh = "已超过退回时限"
-
-
-class DisputeAlreadyUsed(errors.Refused):
-    en = "the outcome of {name} was disputed once already"
-    zh = "该上报件已申诉过一次"
-
-
-class DisputeTooLate(errors.Refused):
-    en = "the time to dispute the outcome ended at {until}"
-    zh = "已超过申诉时限"
-
-
-class DisputeStillPossible(errors.Refused):
-    en = "the reporter may dispute the outcome until {until}; it is closed after that"
-    zh = "申诉期未满，暂不能结案"
-
-
-class DuplicateOfItself(errors.Refused):
-    en = "{name} does not repeat itself"
-    zh = "不能将上报件标记为自身的重复件"
-
-
-class OriginalIsDuplicate(errors.Refused):
-    en = "the original named is itself a duplicate, of {original}"
-    zh = "所指原件本身为重复件"
-
-
-class NoPolicyInForce(errors.Refused):
-    en = "region {region} has no policy in force"
-    zh = "该地区尚无生效的时限规定"
-
-
-# rules
-
-
-def town_or_county_verifies(report: Report, around: flows.Circumstances) -> None:
-    """Three village cadres cannot verify each other."""
-    village = report.handling_level == level_pb2.LEVEL_VILLAGE
-    if village and around.caller.organisation == report.handling_unit:
-        raise VerifiedByOwnUnit(unit=report.handling_unit)
-
-
-def returned_once(report: Report, around: flows.Circumstances) -> None:
-    if report.return_count > 1:
-        raise ReturnAlreadyUsed(name=report.name)
-    until, _ = around.calendar.due(resources.moment(report.assign_time), around.policy.return_working_days)
-    if around.now > until:
-        raise ReturnTooLate(until=until.isoformat())
-
-
-def disputed_once(report: Report, around: flows.Circumstances) -> None:
-    if report.dispute_count > 1:
-        raise DisputeAlreadyUsed(name=report.name)
-    until, _ = around.calendar.due(resources.moment(report.feedback_time), around.policy.dispute_working_days)
-    if around.now > until:
-        raise DisputeTooLate(until=until.isoformat())
-
-
-def dispute_over(report: Report, around: flows.Circumstances) -> None:
-    """A closed report is not disputed, so closing waits until the reporter had his days, or has used them."""
-    until, _ = around.calendar.due(resources.moment(report.feedback_time), around.policy.dispute_working_days)
-    if not report.dispute_count and around.now <= until:
-        raise DisputeStillPossible(until=until.isoformat())
-
-
-def rectify_limit(policy: ReportPolicy, report: Report) -> int:
-    """Working days for the level that handles it; the next lower level's where the policy names none."""
-    stated = {limit.level: limit.working_days for limit in policy.rectify_limits}
-    return stated[max(level for level in stated if level <= report.handling_level)]
-
-
-def closing_limit(policy: ReportPolicy, report: Report) -> int:
-    """As long as for feedback, from when the reporter can no longer dispute."""
-    waiting = 0 if report.dispute_count else policy.dispute_working_days
-    return int(waiting + policy.feedback_working_days)
-
-
-# the flow
-
-_S = Report.State
-FLOW = flows.Flow(
-    resource=Report,
-    policy=ReportPolicy,
-    escalate_after=lambda policy: int(policy.escalate_working_days),
-    actions={
-        "file": flows.Action(
-            target=_S.STATE_REPORTED,
-            event=events.ReportFiled,
-            limit=lambda policy, _: int(policy.accept_working_days),
-        ),
-        "accept": flows.Action(
-            sources=frozenset({_S.STATE_REPORTED}),
-            target=_S.STATE_ACCEPTED,
-            event=events.ReportAccepted,
-            limit=lambda policy, _: int(policy.assign_working_days),
-        ),
-        "reject": flows.Action(
-            sources=frozenset({_S.STATE_REPORTED}), target=_S.STATE_REJECTED, event=events.ReportRejected
-        ),
-        "mark_duplicate": flows.Action(
-            sources=frozenset({_S.STATE_REPORTED}),
-            target=_S.STATE_DUPLICATE,
-            event=events.ReportMarkedDuplicate,
-        ),
-        "assign": flows.Action(
-            sources=frozenset({_S.STATE_ACCEPTED, _S.STATE_RETURNED}),
-            target=_S.STATE_ASSIGNED,
-            event=events.ReportAssigned,
-            limit=rectify_limit,
-        ),
-        "return": flows.Action(
-            sources=frozenset({_S.STATE_ASSIGNED}),
-            target=_S.STATE_RETURNED,
-            event=events.ReportReturned,
-            limit=lambda policy, _: int(policy.assign_working_days),
-            guards=(returned_once,),
-        ),
-        "start": flows.Action(
-            sources=frozenset({_S.STATE_ASSIGNED}),
-            target=_S.STATE_IN_PROGRESS,
-            event=events.ReportStarted,
-            keeps_clock=True,
-        ),
-        "rectify": flows.Action(
-            sources=frozenset({_S.STATE_IN_PROGRESS}),
-            target=_S.STATE_RECTIFIED,
-            event=events.ReportRectified,
-            limit=lambda policy, _: int(policy.verify_working_days),
-        ),
-        "verify": flows.Action(
-            sources=frozenset({_S.STATE_RECTIFIED}),
-            target=_S.STATE_VERIFIED,
-            event=events.ReportVerified,
-            limit=lambda policy, _: int(policy.feedback_working_days),
-            guards=(town_or_county_verifies,),
-        ),
-        "send_back": flows.Action(
-            sources=frozenset({_S.STATE_RECTIFIED}),
-            target=_S.STATE_IN_PROGRESS,
-            event=events.ReportSentBack,
-            limit=rectify_limit,
-            guards=(town_or_county_verifies,),
-        ),
-        "send_feedback": flows.Action(
-            sources=frozenset({_S.STATE_VERIFIED}),
-            target=_S.STATE_FEEDBACK_SENT,
-            event=events.ReportFeedbackSent,
-            limit=closing_limit,
-        ),
-        "dispute": flows.Action(
-            sources=frozenset({_S.STATE_FEEDBACK_SENT}),
-            target=_S.STATE_IN_PROGRESS,
-            event=events.ReportDisputed,
-            limit=rectify_limit,
-            guards=(disputed_once,),
-        ),
-        "close": flows.Action(
-            sources=frozenset({_S.STATE_FEEDBACK_SENT}),
-            target=_S.STATE_CLOSED,
-            event=events.ReportClosed,
-            guards=(dispute_over,),
-        ),
-        "assess": flows.Action(
-            sources=frozenset({_S.STATE_CLOSED}), target=_S.STATE_ASSESSED, event=events.ReportAssessed
-        ),
-        "withdraw": flows.Action(
-            sources=frozenset(
-                {
-                    _S.STATE_REPORTED,
-                    _S.STATE_ACCEPTED,
-                    _S.STATE_ASSIGNED,
-                    _S.STATE_RETURNED,
-                    _S.STATE_IN_PROGRESS,
-                }
-            ),
-            target=_S.STATE_WITHDRAWN,
-            event=events.ReportWithdrawn,
-        ),
-        flows.ESCALATE: flows.Action(event=events.ReportEscalated, keeps_clock=True),
-        flows.RECOUNT: flows.Action(event=events.ReportRecounted, keeps_clock=True),
-    },
-)
-
 
 # handlers
 
@@ -227,7 +33,10 @@ def file_report(request: pb.FileReportRequest, call: calls.Call) -> Report:
     if not name:
         raise NoPolicyInForce(region=region)
     report.file_time.CopyFrom(resources.stamp(call.now))
-    return call.file(report, parent=request.parent, policy=call.store.policy(ReportPolicy, name))
+    if not call.caller.official:
+        report.reporter = call.caller.subject
+    policy = call.store.policy(ReportPolicy, name)
+    return call.file(report, parent=request.parent, policy=policy, wanted=request.report_id)
 
 
 def get_report(request: pb.GetReportRequest, call: calls.Call) -> Report:
@@ -262,7 +71,7 @@ def mark_report_duplicate(request: pb.MarkReportDuplicateRequest, call: calls.Ca
         original = call.find(Report, request.duplicate_of)
     if original is None:
         raise errors.Invalid("duplicate_of", "is not a report of the same county")
-    if original.state == _S.STATE_DUPLICATE:
+    if original.state == Report.STATE_DUPLICATE:
         raise OriginalIsDuplicate(original=original.duplicate_of)
     call.rely_on(original)
     report.duplicate_of = original.name
@@ -292,7 +101,7 @@ def start_report(request: pb.StartReportRequest, call: calls.Call) -> Report:
 def rectify_report(request: pb.RectifyReportRequest, call: calls.Call) -> Report:
     report = call.load(Report, request.name)
     report.rectify_time.CopyFrom(resources.stamp(call.now))
-    report.handler = call.reference
+    report.handler, report.handler_deputy = call.reference, call.caller.deputy
     report.ClearField("evidence")
     report.evidence.extend(request.evidence)
     return call.take(report, "rectify", reason=request.reason)
@@ -334,6 +143,55 @@ def assess_report(request: pb.AssessReportRequest, call: calls.Call) -> Report:
 
 def withdraw_report(request: pb.WithdrawReportRequest, call: calls.Call) -> Report:
     return call.take(call.load(Report, request.name), "withdraw", reason=request.reason)
+
+
+def request_report_extension(request: pb.RequestReportExtensionRequest, call: calls.Call) -> Report:
+    report = call.load(Report, request.name)
+    if report.HasField("extension_request_time"):
+        raise ExtensionAlreadyAsked(name=report.name)
+    report.extension_request_time.CopyFrom(resources.stamp(call.now))
+    report.extension_requester, report.extension_requester_deputy = call.reference, call.caller.deputy
+    return call.take(report, "request_extension", reason=request.reason)
+
+
+def decide_report_extension(request: pb.DecideReportExtensionRequest, call: calls.Call) -> Report:
+    report = call.load(Report, request.name)
+    if not report.HasField("extension_request_time") or report.HasField("extension_decide_time"):
+        raise NoExtensionAsked(name=report.name)
+    report.extension_decide_time.CopyFrom(resources.stamp(call.now))
+    action = "approve_extension" if request.approve else "refuse_extension"
+    return call.take(report, action, reason=request.reason)
+
+
+def erase_report(request: pb.EraseReportRequest, call: calls.Call) -> Report:
+    report = call.load(Report, request.name)
+    report.erase_time.CopyFrom(resources.stamp(call.now))
+    return call.erase(report, "erase")
+
+
+def release_report_photo(request: pb.ReleaseReportPhotoRequest, call: calls.Call) -> Report:
+    report = call.load(Report, request.name)
+    if request.sha256 not in {photo.sha256 for photo in report.photos}:
+        raise errors.Invalid("sha256", "is not that of a photo of this report")
+    report.released_photos.append(request.redacted)
+    return call.take(report, "release_photo")
+
+
+def download_report_photo(request: pb.DownloadReportPhotoRequest, call: calls.Call) -> Iterator[Any]:
+    return attachments.download(call.load(Report, request.name), ("photos",), request.sha256, call)
+
+
+def download_report_evidence(request: pb.DownloadReportEvidenceRequest, call: calls.Call) -> Iterator[Any]:
+    report = call.load(Report, request.name)
+    return attachments.download(report, ("evidence", "released_photos"), request.sha256, call)
+
+
+def batch_get_reports(request: pb.BatchGetReportsRequest, call: calls.Call) -> pb.BatchGetReportsResponse:
+    return batches.get(request, call, Report, pb.BatchGetReportsResponse)
+
+
+def batch_file_reports(request: pb.BatchFileReportsRequest, call: calls.Call) -> pb.BatchFileReportsResponse:
+    return batches.create(request, call, pb.BatchFileReportsResponse)
 
 
 def batch_act_on_reports(
@@ -385,6 +243,14 @@ HANDLERS: dict[str, Any] = {
     "CloseReport": close_report,
     "AssessReport": assess_report,
     "WithdrawReport": withdraw_report,
+    "RequestReportExtension": request_report_extension,
+    "DecideReportExtension": decide_report_extension,
+    "EraseReport": erase_report,
+    "ReleaseReportPhoto": release_report_photo,
+    "DownloadReportPhoto": download_report_photo,
+    "DownloadReportEvidence": download_report_evidence,
+    "BatchGetReports": batch_get_reports,
+    "BatchFileReports": batch_file_reports,
     "BatchActOnReports": batch_act_on_reports,
     "ComputeReportFigures": compute_report_figures,
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import calls, lists, resources
+from mesh import calls, filters, lists, resources
 from village.habitat.v1 import report_pb2, report_policy_pb2
 
 RESOURCES = (report_pb2.Report, report_policy_pb2.ReportPolicy)
@@ -32,12 +32,11 @@ def report_counts(call: calls.Call, request: Any, cut_off: datetime.datetime) ->
     codec = call.store.codec(report_pb2.Report)
     c, until = codec.table.c, call.store.instant(cut_off)
     conditions = [
-        lists.visible(codec, call.method, call.caller, call.reference),
-        *lists.within(codec, request.parent.split("/")[1]),
+        lists.visible(codec, call.method, call.caller, call.reference, resources.region_in(request.parent)),
         c.file_time <= until,
     ]
     if request.division:
-        conditions += lists.within(codec, request.division)
+        conditions.append(filters.within(codec, request.division))
     if request.category:
         conditions.append(c.category == report_pb2.Report.Category.Name(request.category)[len("CATEGORY_") :])
     if request.HasField("start_time"):
