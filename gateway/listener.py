@@ -221,6 +221,11 @@ def _virtual_host(spec: NodeSpec, services: tuple[published.Service, ...]) -> di
             *(route for service in services for route in _routes(spec, service)),
             # A call in JSON is routed twice: here, for CORS, and once more when the transcoder has made
             # gRPC of it. A direct response or none at all would leave browsers without CORS headers.
+            *(
+                _stream({"safe_regex": {"regex": url}}, service.process)
+                for service in services
+                for url in sorted(service.stream_paths)
+            ),
             *(_json(spec, f"/{domain}/v1/", domain) for domain in sorted(spec.endpoints)),
             _json(spec, "/mesh/v1/", published.NODE),
             {"match": {"prefix": "/"}, "direct_response": {"status": 404}},

@@ -3,8 +3,10 @@ gateway knows services over the wire only: this file is all it learns of them.""
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Iterable
 
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
 NODE = "node"
@@ -32,6 +34,8 @@ class Service:
     """Methods whose request or answer is a stream, which may take long."""
     transcoded: bool
     """Whether it is offered as JSON too."""
+    stream_paths: frozenset[str] = frozenset()
+    """The URLs of those streams, as regular expressions."""
 
 
 def services(descriptor_set: bytes, domains: Iterable[str]) -> tuple[Service, ...]:
@@ -91,4 +95,15 @@ def _service(name: str, process: str, service: descriptor_pb2.ServiceDescriptorP
     streams = {m.name for m in service.method if m.client_streaming or m.server_streaming}
     safe = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
     reads = {m.name for m in service.method if m.options.idempotency_level == safe} - streams
-    return Service(name, process, reads=frozenset(reads), streams=frozenset(streams), transcoded=True)
+    urls = {_url(m) for m in service.method if m.name in streams}
+    return Service(
+        name, process, reads=frozenset(reads), streams=frozenset(streams), transcoded=True,
+        stream_paths=frozenset(urls - {""}),
+    )  # fmt: skip
+
+
+def _url(method: descriptor_pb2.MethodDescriptorProto) -> str:
+    """The URL of a method as a regular expression; empty when it has none."""
+    rule = method.options.Extensions[annotations_pb2.http]
+    template = re.sub(r"\{\w+=([^}]*)\}", r"\1", rule.get or rule.post)
+    return re.sub(r"\*|\{\w+\}", "[^/]+", template)
