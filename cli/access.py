@@ -46,7 +46,7 @@ def _row(method: contract.Method, used: list[str]) -> str:
         return f"| {method.name} |{' anyone |' * len(used)} no token needed |"
     cells = [" or ".join(REACH[rule.scope] for rule in method.rules if role in rule.roles) for role in used]
     demands = ["the caller's organisation handles it" for rule in method.rules if rule.handling_unit]
-    demands += [f"not the {rule.differs_from}" for rule in method.rules if rule.differs_from]
+    demands += [f"not the {', '.join(rule.differs_from)}" for rule in method.rules if rule.differs_from]
     return f"| {method.name} | {' | '.join([*cells, ', '.join(demands)])} |"
 
 

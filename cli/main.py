@@ -14,6 +14,8 @@ _DATA = click.option(
     help="Directory of the node.",
 )
 
+_FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
@@ -138,11 +140,12 @@ def token(
 
 @main.command()
 @_DATA
-def doctor(data: pathlib.Path) -> None:
+@click.option("--bundle", type=_FILE, default=None, help="File to write for whoever helps.")
+def doctor(data: pathlib.Path, bundle: pathlib.Path | None) -> None:
     """Examine a node; say what is wrong and what to do."""
     from cli import node
 
-    node.doctor(data)
+    node.doctor(data, bundle)
 
 
 @main.command()
@@ -158,11 +161,14 @@ def sample(data: pathlib.Path, region: str) -> None:
 
 @main.command()
 @click.argument("domains", nargs=-1, required=True)
-def serve(domains: tuple[str, ...]) -> None:
-    """Run services, or `node`, as one process, configured by the environment."""
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="More than 1 on PostgreSQL."
+)
+def serve(domains: tuple[str, ...], processes: int) -> None:
+    """Run services, or `node`, configured by the environment."""
     from cli import serve
 
-    serve.serve(domains)
+    serve.serve(domains, processes)
 
 
 @main.command()
@@ -175,6 +181,120 @@ def events(data: pathlib.Path, subject: str, start: int | None, as_json: bool) -
     from cli import events
 
     events.events(data, subject, start, as_json)
+
+
+@main.command()
+@_DATA
+@click.option("--to", type=_FILE, required=True, help="File to write, as in node.tar.gz.")
+@click.option("--keys-for", "recipients", multiple=True, help="age recipient whose identity opens the keys.")
+def backup(data: pathlib.Path, to: pathlib.Path, recipients: tuple[str, ...]) -> None:
+    """Copy a node's data into one file, while it runs; keys only for named recipients."""
+    from cli import backup
+
+    backup.backup(data, to, recipients)
+
+
+@main.command()
+@_DATA
+@click.option("--from", "source", type=_FILE, required=True, help="File that `backup` wrote.")
+@click.option("--identity", type=_FILE, default=None, help="age identity that opens the keys inside.")
+def restore(data: pathlib.Path, source: pathlib.Path, identity: pathlib.Path | None) -> None:
+    """Put a node back into an empty directory."""
+    from cli import backup
+
+    backup.restore(data, source, identity)
+
+
+_TOKEN = click.option("--token", envvar="VILLAGEMESH_TOKEN", required=True, help="Or VILLAGEMESH_TOKEN.")
+_KIND = click.argument("kind", metavar="DOMAIN/RECORDS")
+_SHEET = click.argument("path", metavar="FILE", type=_FILE)
+
+
+@main.command("import")
+@_DATA
+@_KIND
+@_SHEET
+@_TOKEN
+@click.option("--region", required=True, help="The county, six digits.")
+def import_(*, data: pathlib.Path, kind: str, path: pathlib.Path, token: str, region: str) -> None:
+    """Add records from a CSV or XLSX file, as in `import habitat/reports FILE`; a rerun adds nothing."""
+    from cli import sheets, transfer
+
+    try:
+        client = transfer.Client(data, token)
+        found = transfer.load(client, transfer.kind(*kind.split("/", 1)), path, f"regions/{region}")
+    except sheets.BadSheet as fault:
+        raise click.ClickException(str(fault)) from fault
+    click.echo(f"{found.added} added, {found.there} there already, {found.wrong} wrong")
+    if found.wrong:
+        raise SystemExit(1)
+
+
+@main.command()
+@_DATA
+@_KIND
+@_SHEET
+@_TOKEN
+@click.option("--region", required=True, help="The region whose subtree is written.")
+@click.option("--filter", "filter_", default="", help="As in 'state = CLOSED'.")
+@click.option(
+    "--encoding", type=click.Choice(["utf-8-sig", "gb18030"]), default="utf-8-sig", show_default=True
+)
+def export(
+    *, data: pathlib.Path, kind: str, path: pathlib.Path, token: str, region: str, filter_: str, encoding: str
+) -> None:
+    """Write records that the caller may see to a CSV or XLSX file."""
+    from cli import transfer
+
+    query = {"parent": f"regions/{region}", "filter": filter_}
+    client = transfer.Client(data, token)
+    count = transfer.save(client, transfer.kind(*kind.split("/", 1)), path, query, encoding)
+    click.echo(f"{path}: {count} records")
+
+
+@main.group()
+def audit() -> None:
+    """The audit trail."""
+
+
+@audit.command()
+@_DATA
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Public key in PEM; repeatable. Default: the node's own, trust/audit_key.pem.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(data: pathlib.Path, keys: tuple[pathlib.Path, ...], as_json: bool) -> None:
+    """Prove the trail of each domain; name what was altered, removed, reordered or cut off."""
+    from cli import audit
+
+    audit.verify(data, keys, as_json=as_json)
+
+
+@main.group()
+def keys() -> None:
+    """The keys that personal data is encrypted with."""
+
+
+@keys.command()
+@_DATA
+@click.option("--ring", type=click.Choice(["key_ring", "seal_ring"]), default="key_ring", show_default=True)
+@click.option(
+    "--algorithm", type=click.Choice(["AES-256-GCM", "SM4-GCM"]), default="AES-256-GCM", show_default=True
+)
+def rotate(data: pathlib.Path, ring: str, algorithm: str) -> None:
+    """Add a key and encrypt with it from now on; old values stay readable."""
+    from mesh import keys
+
+    path = data / "secrets" / f"{ring}.json"
+    if not path.exists():
+        raise click.ClickException(f"{path} is missing")
+    click.echo(
+        f"{ring}: {keys.rotate(path, algorithm)} is current; keep a copy of {path} apart from the data"
+    )
 
 
 if __name__ == "__main__":

@@ -138,16 +138,21 @@ def token(
     click.echo(signed)
 
 
-def doctor(data: pathlib.Path) -> None:
-    """Prints what is right and wrong with a node; exit code 1 when something is bad."""
+def doctor(data: pathlib.Path, bundle: pathlib.Path | None) -> None:
+    """Prints what is right and wrong with a node; exit code 1 when something is bad. `bundle`: a file for
+    whoever helps, with this and the logs."""
     from deploy.local import doctor as examining
 
-    bad = False
+    bad, lines = False, []
     with _refusals():
         for finding in examining.examine(data):
             bad = bad or finding.verdict == "bad"
             advice = f" -> {finding.advice}" if finding.advice else ""
-            click.echo(f"{finding.verdict:<4} {finding.what}{advice}")
+            lines.append(f"{finding.verdict:<4} {finding.what}{advice}")
+            click.echo(lines[-1])
+        if bundle is not None:
+            examining.bundle(data, bundle, "\n".join(lines) + "\n")
+            click.echo(f"{bundle}: this and the logs, without secrets or personal data")
     sys.exit(bad)
 
 

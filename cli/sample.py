@@ -2,8 +2,8 @@
 hundred in every state, filed over the past weeks. Townships are Wuning's real ones; villages, people and
 organisations are invented. It goes through the same chain as every call, with a clock of its own."""
 
+import base64
 import datetime
-import hashlib
 import itertools
 import os
 import pathlib
@@ -11,12 +11,18 @@ import random
 from typing import Any
 
 from cli.serve import service
-from mesh import config, identity, resources, runtime, timers
+from deploy.local import directory
+from mesh import attachments, config, identity, resources, rpc, runtime, timers
 from village.habitat.v1 import report_pb2 as pb
 from village.type.v1 import level_pb2
 
 TOWNS = [f"360423{n:03d}" for n in (1, *range(100, 108), *range(200, 211))]
 COUNT = 360
+# a grey photo of one pixel
+PHOTO = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////////////////////////////////////////////////////////////"
+    "////////////////////wgALCAABAAEBAREA/8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAAgBAQABPxA="
+)
 COUNTY_UNIT = "91360423TE5T000169"
 VILLAGE_UNIT = "54360423TE5T00032R"
 TOWN_UNIT = "N2360423TE5T00024K"
@@ -50,15 +56,15 @@ def sample(data: pathlib.Path) -> None:
             "VILLAGEMESH_LISTEN": "unix:none",
             "VILLAGEMESH_DATABASE_URL": f"sqlite:///{data}/data/{{domain}}.db",
             "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1",
-            "VILLAGEMESH_KEY_RING": str(data / "secrets" / "key_ring.json"),
-            "VILLAGEMESH_ISSUERS": str(data / "trust" / "issuers.json"),
+            **directory.files(data),
         }
     )
     clock = _Clock()
     (hosted,), chain = runtime.assemble([service("habitat")], settings, clock=lambda: clock.now)
     assert hosted.store is not None
     os.chmod(data / "data" / "habitat.db", 0o600)
-    county = _County(chain, clock)
+    photo = attachments.keep(hosted.store, [PHOTO], clock.now)
+    county = _County(chain, clock, photo)
     now, draw = resources.utcnow(), random.Random(360423)  # noqa: S311 - sample data, the same every time
     starts = sorted(now - datetime.timedelta(days=draw.uniform(0.05, 90)) for _ in range(COUNT))
     steps: list[tuple[datetime.datetime, int, str]] = []
@@ -88,8 +94,8 @@ class _Clock:
 class _County:
     """Takes one step of one report, as the person whose part it is."""
 
-    def __init__(self, chain: Any, clock: _Clock) -> None:
-        self._chain, self._clock = chain, clock
+    def __init__(self, chain: Any, clock: _Clock, photo: Any) -> None:
+        self._chain, self._clock, self._photo = chain, clock, photo
         self.names: dict[int, str] = {}
         self._stopped: set[int] = set()
         self._towns = itertools.cycle(TOWNS)
@@ -126,8 +132,6 @@ class _County:
         village = n % 2 == 0
         unit = VILLAGE_UNIT if village else TOWN_UNIT
         handler = _person("cadre-1", "VO", unit) if village else _person("clerk-1", "TO", unit)
-        digest = hashlib.sha256(name.encode()).hexdigest()
-        photo = {"sha256": digest, "media_type": "image/jpeg", "size_bytes": 240_000}
         passed, failed = pb.VerifyReportRequest.RESULT_PASSED, pb.VerifyReportRequest.RESULT_FAILED
         level = level_pb2.LEVEL_VILLAGE if village else level_pb2.LEVEL_TOWNSHIP
         original = self.names.get(n - 1, "")
@@ -138,7 +142,7 @@ class _County:
             "assign": (officer, pb.AssignReportRequest(name=name, level=level, unit=unit)),
             "return": (handler, pb.ReturnReportRequest(name=name, reason="不在本单位管辖范围")),
             "start": (handler, pb.StartReportRequest(name=name)),
-            "rectify": (handler, pb.RectifyReportRequest(name=name, evidence=[photo])),
+            "rectify": (handler, pb.RectifyReportRequest(name=name, evidence=[self._photo])),
             "verify": (officer, pb.VerifyReportRequest(name=name, result=passed)),
             "fail": (officer, pb.VerifyReportRequest(name=name, result=failed, reason="现场仍有垃圾")),
             "feedback": (officer, pb.SendReportFeedbackRequest(name=name, feedback="已整改，感谢监督")),
@@ -152,8 +156,7 @@ class _County:
         return requests[step]
 
     def _perform(self, person: identity.Caller, request: Any) -> Any:
-        endpoint = self._chain.endpoint_of(request)
-        return self._chain.perform(endpoint, request, person, self._clock.now, "")
+        return self._chain.perform(request, rpc.Asking(self._clock.now, "", person))
 
 
 def _person(subject: str, role: str, unit: str = "") -> identity.Caller:

@@ -1,8 +1,13 @@
 """`villagemesh serve`: one process with the services named, configured by the environment."""
 
 import importlib
+import json
+import pathlib
 
-from mesh import config, runtime, telemetry
+from cli import processes
+from deploy.local import supervisor
+from gateway import published
+from mesh import config, process, runtime, telemetry
 
 
 def service(domain: str) -> runtime.Service:
@@ -18,8 +23,24 @@ def service(domain: str) -> runtime.Service:
     return found
 
 
-def serve(domains: tuple[str, ...]) -> None:
-    """Serves until SIGTERM."""
+def of_node(data: pathlib.Path) -> tuple[config.Settings, list[str]]:
+    """Settings and domains that the node in a directory was last started with."""
+    try:
+        programs = json.loads((data / supervisor.PROGRAMS).read_text())["programs"]
+    except FileNotFoundError:
+        raise SystemExit(f"villagemesh: {data} holds no node that was started") from None
+    (services,) = [program for program in programs if program["name"] == "services"]
+    command = services["command"]
+    domains = [d for d in command[command.index("serve") + 1 :] if d != published.NODE]
+    return config.load(services["environment"]), domains
+
+
+def serve(domains: tuple[str, ...], count: int = 1) -> None:
+    """Serves until SIGTERM, by `count` processes."""
     settings = config.load()
     telemetry.configure(settings.log_level)
-    runtime.Process([service(domain) for domain in domains], settings).run()
+    if count > 1:
+        processes.check(settings)
+        processes.Processes(domains, count).run()
+        return
+    process.Process([service(domain) for domain in domains], settings).run()

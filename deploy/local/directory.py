@@ -7,13 +7,19 @@ import os
 import pathlib
 import secrets
 
-from mesh import regions
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from mesh import keys, regions
 from village.type.v1 import level_pb2
 
 BROKER_USERS = ("service", "subscriber")
-FOLDERS = ("secrets", "run", "data", "data/nats", "trust", "logs", "envoy", "envoy/dyn")
+FOLDERS = ("secrets", "run", "data", "data/nats", "data/attachments", "data/anchors", "trust", "logs",
+           "envoy", "envoy/dyn")  # fmt: skip
 
-KEY_RING = "secrets/key_ring.json"
+RINGS = ("secrets/key_ring.json", "secrets/seal_ring.json")
+AUDIT_KEY, AUDIT_PUBLIC = "secrets/audit_key.pem", "trust/audit_key.pem"
+"""The key that signs the audit trail, and its public half."""
 _KEY_BYTES = 32
 
 
@@ -22,7 +28,7 @@ class BadNode(Exception):  # noqa: N818 - an answer, not a fault
 
 
 def lay_out(data: pathlib.Path, region: str) -> None:
-    """Makes the folders, the key ring and the broker's passwords; what exists is kept. BadNode when `data`
+    """Makes the folders, the key rings and the broker's passwords; what exists is kept. BadNode when `data`
     is another region's."""
     if not regions.valid(region) or len(region) != 6:
         raise BadNode(f"{region!r} is not a region: six digits of GB/T 2260, as in 360423")
@@ -33,13 +39,42 @@ def lay_out(data: pathlib.Path, region: str) -> None:
     if (data / "region").exists():
         if (known := region_of(data)) != region:
             raise BadNode(f"{data} holds the node of region {known}, not of {region}")
-        if not (data / KEY_RING).exists():
-            raise BadNode(f"{data / KEY_RING} is missing: put it back, without it the data cannot be read")
-    keys = {"current": "k1", "keys": {"k1": _key()}, "index_key": _key()}
-    create(data / KEY_RING, json.dumps(keys))
+        for key in (*RINGS, AUDIT_KEY):
+            if not (data / key).exists():
+                raise BadNode(f"{data / key} is missing: put it back; nothing can stand in for it")
+    for ring in RINGS:
+        fresh = {"current": "k1", "keys": {"k1": keys.new_key()}, "index_key": _key()}
+        create(data / ring, json.dumps(fresh))
+    _audit_key(data)
     words = {user: secrets.token_urlsafe(24) for user in BROKER_USERS}
     create(data / "secrets/nats.json", json.dumps(words))
-    create(data / "region", f"{region}\n")  # last: from now on the key ring must be there
+    create(data / "region", f"{region}\n")  # last: from now on the key rings must be there
+
+
+def files(data: pathlib.Path) -> dict[str, str]:
+    """Where the services find keys and keep files: settings of `mesh.config`."""
+    root = data.resolve()
+    return {
+        "VILLAGEMESH_KEY_RING": f"{root}/secrets/key_ring.json",
+        "VILLAGEMESH_SEAL_RING": f"{root}/secrets/seal_ring.json",
+        "VILLAGEMESH_AUDIT_KEY": f"{root}/{AUDIT_KEY}",
+        "VILLAGEMESH_ANCHORS": f"{root}/data/anchors",
+        "VILLAGEMESH_ATTACHMENTS_URL": f"file://{root}/data/attachments",
+        "VILLAGEMESH_ISSUERS": f"{root}/trust/issuers.json",
+    }
+
+
+def _audit_key(data: pathlib.Path) -> None:
+    """Makes the key that signs the audit trail, and its public half for whoever verifies it."""
+    if (data / AUDIT_KEY).exists():
+        return
+    private = ed25519.Ed25519PrivateKey.generate()
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    raw = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (data / AUDIT_PUBLIC).unlink(missing_ok=True)
+    create(data / AUDIT_PUBLIC, public.decode())
+    create(data / AUDIT_KEY, raw.decode())
 
 
 def region_of(data: pathlib.Path) -> str:

@@ -3,6 +3,7 @@ Separate, because it must work best when the node does not."""
 
 import ctypes
 import dataclasses
+import io
 import os
 import pathlib
 import platform
@@ -11,6 +12,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -22,6 +24,7 @@ _TIME_NOT_SYNCHRONISED = 5
 _GIB = 2**30
 _LITTLE_DISK, _NO_DISK = 5 * _GIB, 1 * _GIB
 _MUCH_BACKLOG = 1000
+_LOG_BYTES = 4 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,24 @@ def examine(data: pathlib.Path) -> Iterator[Finding]:
     yield from _ports(state)
     yield from _programs(data)
     yield from _services(state)
+
+
+def bundle(data: pathlib.Path, to: pathlib.Path, said: str) -> None:
+    """Writes what was found and the ends of the logs, which hold no personal data, as a tar file; nothing of
+    secrets, records, or the addresses that hold passwords."""
+    with tarfile.open(to, "w:gz") as tar:
+        _add(tar, "doctor.txt", said.encode())
+        for path in sorted((data / "logs").glob("*.log")):
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+                _add(tar, f"logs/{path.name}", file.read())
+    to.chmod(0o600)
+
+
+def _add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(raw)
+    tar.addfile(member, io.BytesIO(raw))
 
 
 def _versions() -> Iterator[Finding]:
@@ -96,9 +117,10 @@ def _secrets(data: pathlib.Path) -> Iterator[Finding]:
     for path in open_to_others:
         wanted = "700" if path.is_dir() else "600"
         yield Finding("bad", f"{path} can be read by others", f"chmod {wanted} {path}")
-    if not (data / "secrets/key_ring.json").exists():
-        yield Finding("bad", "the key ring is missing", "restore it: personal data cannot be read without it")
-    elif not open_to_others:
+    missing = [ring for ring in directory.RINGS if not (data / ring).exists()]
+    for ring in missing:
+        yield Finding("bad", f"{ring} is missing", "restore it: personal data cannot be read without it")
+    if not missing and not open_to_others:
         yield Finding("ok", "the secrets are the owner's alone")
 
 

@@ -100,7 +100,7 @@ def environment(data: pathlib.Path, plan: Plan) -> dict[str, str]:
         "VILLAGEMESH_LISTEN": SERVICES_SOCKET,
         "VILLAGEMESH_DATABASE_URL": plan.database or f"sqlite:///{data.resolve()}/data/{{domain}}.db",
         "VILLAGEMESH_NATS_URL": broker_url(data, "service", plan.port + 1),
-        "VILLAGEMESH_KEY_RING": str(data.resolve() / "secrets/key_ring.json"),
+        **directory.files(data),
         "VILLAGEMESH_ISSUERS": str(issuers_file(data, plan).resolve()),
     }
 
