@@ -1,10 +1,9 @@
 """A county's habitat in one process, without a network: the real chain, database and keys, and a clock
 that the test sets."""
 
-import base64
 import datetime
+import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -12,8 +11,10 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from google.protobuf.message import Message
 
+from cli import sample
 from cli.serve import service
-from mesh import config, contract, resources, rpc, runtime
+from deploy.local import directory
+from mesh import attachments, config, contract, resources, rpc, runtime
 
 REGION = "360423"
 TOWN = "360423100"
@@ -25,19 +26,14 @@ MONDAY = datetime.datetime(2026, 3, 2, 2, 0, tzinfo=datetime.UTC)  # 10:00 in Wu
 
 
 def secrets(folder: pathlib.Path, region: str = REGION) -> ed25519.Ed25519PrivateKey:
-    """Writes a key ring and a trusted issuer into `folder`; gives the issuer's key."""
-
-    def key() -> str:
-        return base64.b64encode(os.urandom(32)).decode()
-
-    ring = {"current": "k1", "keys": {"k1": key()}, "index_key": key()}
-    (folder / "key_ring.json").write_text(json.dumps(ring))
+    """Writes a node's keys and a trusted issuer into `folder`; gives the issuer's key."""
+    directory.lay_out(folder, region)
     private = ed25519.Ed25519PrivateKey.generate()
     public = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(private.public_key()))
     jwks = {"keys": [{**public, "kid": "d1", "alg": "EdDSA", "use": "sig"}]}
-    (folder / "jwks.json").write_text(json.dumps(jwks))
+    (folder / "trust/jwks.json").write_text(json.dumps(jwks))
     entry = {"issuer": issuer(region), "jwks": "jwks.json", "region": region, "highest_level": "COUNTY"}
-    (folder / "issuers.json").write_text(json.dumps({"issuers": [entry]}))
+    (folder / "trust/issuers.json").write_text(json.dumps({"issuers": [entry]}))
     return private
 
 
@@ -65,26 +61,38 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "county_2": {"sub": "officer-2", "roles": ["KA"]},
     "inspector": {"sub": "inspector-1", "roles": ["KI"]},
     "auditor": {"sub": "auditor-1", "roles": ["AU"]},
+    "administrator": {"sub": "adm-1", "roles": ["ADM"]},
+    "security": {"sub": "sec-1", "roles": ["SEC"]},
+    "security_2": {"sub": "sec-2", "roles": ["SEC"]},
+    "audit": {"sub": "aud-1", "roles": ["AUD"]},
 }  # fmt: skip
 
 
-class County:
-    """Wuning's habitat service. Calls raise the refusal itself."""
+PHOTO = {
+    "sha256": hashlib.sha256(sample.PHOTO).hexdigest(), "media_type": "image/jpeg",
+    "size_bytes": len(sample.PHOTO),
+}  # fmt: skip
+"""A photo that every county here keeps."""
 
-    def __init__(self, folder: pathlib.Path, database_url: str) -> None:
+
+class County:
+    """Wuning's habitat service, or another. Calls raise the refusal itself."""
+
+    def __init__(self, folder: pathlib.Path, database_url: str, of: runtime.Service | None = None) -> None:
+        served = of or service("habitat")
         self.now = MONDAY
         self.folder = folder
         self.private = secrets(folder)
-        self.settings = config.Settings(
-            region=REGION, listen="unix:unused", database_url=database_url, nats_url="nats://127.0.0.1:1",
-            key_ring=folder / "key_ring.json", issuers=folder / "issuers.json", threads=4,
+        self.settings = config.load(
+            {"VILLAGEMESH_REGION": REGION, "VILLAGEMESH_LISTEN": "unix:unused",
+             "VILLAGEMESH_DATABASE_URL": database_url, "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1",
+             "VILLAGEMESH_THREADS": "4", **directory.files(folder)}
         )  # fmt: skip
-        (self.hosted,), self.chain = runtime.assemble(
-            [service("habitat")], self.settings, clock=lambda: self.now
-        )
+        (self.hosted,), self.chain = runtime.assemble([served], self.settings, clock=lambda: self.now)
         assert self.hosted.store is not None
         self.store = self.hosted.store
-        self.contract = contract.read("village.habitat.v1")
+        attachments.keep(self.store, [sample.PHOTO], self.now)
+        self.contract = contract.read(served.package)
 
     def close(self) -> None:
         self.store.database.close()
@@ -93,8 +101,11 @@ class County:
         return mint(self.private, self.now, **{**PEOPLE[who], **claims})
 
     def raw(self, method: str, raw: bytes, headers: dict[str, str]) -> bytes:
-        path = self.contract.methods[method].path
-        return self.chain.answer(rpc.Incoming(path, raw, headers))
+        """The answer's bytes; those of all its messages one after the other where it is a stream."""
+        found = self.contract.methods[method]
+        incoming = rpc.Incoming(found.path, iter([raw]) if found.streams_in else raw, headers)
+        answer = self.chain.answer(incoming)
+        return b"".join(answer) if found.streams_out else answer
 
     def call(self, who: str, request: Message, **claims: Any) -> Any:
         """Calls the method that takes such requests, as one of PEOPLE."""

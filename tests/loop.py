@@ -5,12 +5,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.county import REGION, VILLAGE, VILLAGE_UNIT, County
+from tests.county import PHOTO, REGION, VILLAGE, VILLAGE_UNIT, County
 from village.habitat.v1 import report_pb2 as pb
 from village.type.v1 import level_pb2
 
 PARENT = f"regions/{REGION}"
-PHOTO = {"sha256": "a" * 64, "media_type": "image/jpeg", "size_bytes": 1}
 AT_VILLAGE = {"level": level_pb2.LEVEL_VILLAGE, "unit": VILLAGE_UNIT, "unit_title": "北岸村委会"}
 FAILED = pb.VerifyReportRequest.RESULT_FAILED
 

@@ -42,7 +42,7 @@ class TestEveryService:
     def test_handles_exactly_what_its_package_declares(self, domain: str) -> None:
         found = service(domain)
         declared = contract.read(found.package)
-        assert set(found.handlers) == set(declared.methods)
+        assert {*found.handlers, *runtime.FOUNDATION} == set(declared.methods)
         kept = {cls.DESCRIPTOR.full_name for cls in found.resources}
         assert kept == set(declared.resources)
 

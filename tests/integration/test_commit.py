@@ -190,7 +190,7 @@ def commit_of(county: County, name: str, relied: list[str], score: int = 7) -> d
     made = database.Commit(REGION, "habitat", 1)
     made.held = [(table, each, 1) for each in relied]
     values = {"name": name, "version": 2, "score": score}
-    made.writes = [database.Write(table, values, update=True), outbox(county, name)]
+    made.writes = [database.Write(table, values, "update"), outbox(county, name)]
     return made
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from mesh import contract, events, resources
-from services.habitat import reports
+from services.habitat.report_flow import FLOW
 from tests.waiting import free_ports, until
 from village.options.v1 import options_pb2
 
@@ -161,8 +161,20 @@ class TestGuides:
     @pytest.mark.parametrize(
         ("document", "said"),
         [
-            ("docs/integrators.md", ["STATE_ACCEPTED", '"action":"accept"', "STATE_ASSIGNED", "ReportFiled"]),
-            ("docs/administrators.md", ["habitat        ready", '"rectifyLimits"', "ok   the secrets"]),
+            (
+                "docs/integrators.md",
+                [
+                    "STATE_ACCEPTED",
+                    '"action":"accept"',
+                    "STATE_ASSIGNED",
+                    "ReportFiled",
+                    '"mediaType":"image/jpeg"',
+                ],
+            ),
+            (
+                "docs/administrators.md",
+                ["habitat        ready", '"rectifyLimits"', "ok   the secrets", "proven   seals 1 to "],
+            ),
         ],
     )
     def test_commands_run(self, node: Node, document: str, said: list[str]) -> None:
@@ -194,9 +206,13 @@ class TestLifeOfAReport:
     ROW = re.compile(r"^\| (\w+) \S+ \| `(\w+)`[^|]*\| ([^|]*)\| ([A-Z_, ]*)→ ([A-Z_]+) \|", re.MULTILINE)
 
     def flow(self) -> set[Edge]:
-        moves = {verb: a for verb, a in reports.FLOW.actions.items() if a.target is not None}
+        moves = {verb: a for verb, a in FLOW.actions.items() if a.target is not None}
         return {
-            (verb, reports.FLOW.state_name(source) if source else "", reports.FLOW.state_name(action.target))
+            (
+                verb,
+                FLOW.state_name(source) if source else "",
+                FLOW.state_name(action.target),
+            )
             for verb, action in moves.items()
             if action.target is not None
             for source in action.sources or {0}
@@ -257,6 +273,6 @@ class TestWhatIntegratorsLookUp:
         assert told == set(found)
 
     def test_every_field_of_filters_is_named(self) -> None:
-        shape = contract.shape(reports.FLOW.resource.DESCRIPTOR)
+        shape = contract.shape(FLOW.resource.DESCRIPTOR)
         paragraph = self.TEXT.partition("`filter` follows AIP-160")[2].partition("\n\n")[0]
-        assert set(re.findall(r"`(\w+)`", paragraph)) == {f.name for f in shape.fields if f.indexed}
+        assert set(re.findall(r"`(\w+)`", paragraph)) == {f.name for f in shape.fields if f.filterable}

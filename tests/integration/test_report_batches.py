@@ -7,7 +7,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from mesh import errors
-from services.habitat import reports
+from services.habitat import report_flow
 from tests.county import REGION, VILLAGE_UNIT, County
 from tests.loop import PARENT, ask, execute, file, reach, rows, steps, take, written
 from village.habitat.v1 import report_pb2 as pb
@@ -164,7 +164,7 @@ class TestAllOrNothing:
         pair = [(first, second), (second, first)]
         marks = [pb.ReportAction(mark_duplicate=ask("mark_duplicate", a, duplicate_of=b)) for a, b in pair]
         before = written(county)
-        with pytest.raises(reports.OriginalIsDuplicate):
+        with pytest.raises(report_flow.OriginalIsDuplicate):
             county.call(
                 "county",
                 pb.BatchActOnReportsRequest(parent=PARENT, actions=marks, all_or_nothing=True),

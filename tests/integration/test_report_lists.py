@@ -55,7 +55,7 @@ def many(county: County, count: int) -> list[str]:
     ]
     columns = [c.name for c in county.store.codec(pb.Report).table.columns]
     # a description opens only under the name it was written for
-    chosen = {"name": ":name", "due_time": ":due", "description": "''"}
+    chosen = {"name": ":name", "due_time": ":due", "description": "''", "reporter": "''"}
     values = [
         {
             "first": first,

@@ -3,13 +3,13 @@
 import pytest
 from google.rpc import error_details_pb2
 
-from mesh import errors, rpc
-from services.habitat import reports
+from mesh import errors, statuses
+from services.habitat import report_flow
 
 
 def details(refusal: errors.Refusal) -> dict[str, error_details_pb2.ErrorInfo]:
     found = {}
-    for packed in rpc.status(refusal).details:
+    for packed in statuses.status(refusal).details:
         cls = getattr(error_details_pb2, packed.type_url.rpartition(".")[2])
         found[cls.__name__] = cls.FromString(packed.value)
     return found
@@ -35,14 +35,14 @@ class TestStatus:
     def test_has_the_code_the_reason_and_the_detail(
         self, refusal: errors.Refusal, code: int, reason: str, detail: str
     ) -> None:
-        status, found = rpc.status(refusal), details(refusal)
+        status, found = statuses.status(refusal), details(refusal)
         assert (status.code, status.message) == (code, str(refusal))
         assert (found["ErrorInfo"].reason, found["ErrorInfo"].domain) == (reason, "mesh.village")
         assert dict(found["ErrorInfo"].metadata) == refusal.metadata
         assert set(found) == {"ErrorInfo", "LocalizedMessage", detail} - {""}
 
     def test_of_a_service_s_refusal_names_its_domain(self) -> None:
-        refusal = reports.ReturnAlreadyUsed(name="x")
+        refusal = report_flow.ReturnAlreadyUsed(name="x")
         info = details(refusal)["ErrorInfo"]
         assert (info.reason, info.domain) == ("RETURN_ALREADY_USED", "habitat.village")
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from mesh import calendar, errors, flows, identity, resources
-from services.habitat import policies, reports
+from services.habitat import policies
+from services.habitat.report_flow import FLOW, rectify_limit
 from village.habitat.v1.report_pb2 import Report
 from village.habitat.v1.report_policy_pb2 import ReportPolicy
 from village.mesh.v1 import calendar_pb2
@@ -34,9 +35,9 @@ def policy() -> ReportPolicy:
     return seeding.made  # type: ignore[no-any-return]
 
 
-def around(now: datetime.datetime = NOW, provisional: bool = False) -> flows.Circumstances:
+def around(now: datetime.datetime = NOW, provisional: bool = False, history: Any = ()) -> flows.Circumstances:
     years = [calendar_pb2.Calendar(year=2026, provisional=provisional)]
-    return flows.Circumstances(identity.SYSTEM, now, calendar.of(years), policy())
+    return flows.Circumstances(identity.SYSTEM, now, calendar.of(years), policy(), lambda: history)
 
 
 def report(state: int, **fields: Any) -> Report:
@@ -45,13 +46,13 @@ def report(state: int, **fields: Any) -> Report:
 
 class TestFlow:
     def test_has_no_way_out_of_its_final_states(self) -> None:
-        left = {reports.FLOW.state_name(s) for s in reports.FLOW.open_states()}
+        left = {FLOW.state_name(s) for s in FLOW.open_states()}
         every = {v.name.removeprefix("STATE_") for v in Report.State.DESCRIPTOR.values if v.number}
         assert every - left == FINAL
 
     def test_reaches_closed_only_through_verified(self) -> None:
         """SM-0: closing without verification is illegal."""
-        edges = {(s, a.target) for a in reports.FLOW.actions.values() for s in a.sources if a.target}
+        edges = {(s, a.target) for a in FLOW.actions.values() for s in a.sources if a.target}
         reached, before = {Report.STATE_REPORTED}, set()
         while reached != before:
             before = set(reached)
@@ -61,7 +62,7 @@ class TestFlow:
         assert Report.STATE_RECTIFIED in reached
 
     def test_files_first(self) -> None:
-        assert next(iter(reports.FLOW.actions)) == "file"
+        assert next(iter(FLOW.actions)) == "file"
 
 
 class TestTake:
@@ -69,17 +70,17 @@ class TestTake:
         message = report(Report.STATE_CLOSED)
         before = message.SerializeToString()
         with pytest.raises(errors.ActionNotAllowed) as caught:
-            flows.take(reports.FLOW, "accept", message, around(), None)
+            flows.take(FLOW, "accept", message, around(), None)
         said = {"name": message.name, "action": "accept", "state": "CLOSED", "possible": "assess"}
         assert caught.value.metadata == said
         assert message.SerializeToString() == before
 
     def test_sets_the_next_alarm_to_the_due_time(self) -> None:
         message = report(Report.STATE_REPORTED)
-        taken = flows.take(reports.FLOW, "accept", message, around(), None)
+        taken = flows.take(FLOW, "accept", message, around(), None)
         assert taken.alarm == resources.moment(message.due_time)
         done = report(Report.STATE_FEEDBACK_SENT, due_provisional=True, overdue=True)
-        assert flows.take(reports.FLOW, "close", done, around(), NOW).alarm is None
+        assert flows.take(FLOW, "close", done, around(), NOW).alarm is None
         assert not done.due_provisional
         assert not done.overdue
 
@@ -87,7 +88,7 @@ class TestTake:
         for late in (0, 1):
             message = report(Report.STATE_REPORTED, due_time=resources.stamp(NOW))
             now = NOW + datetime.timedelta(microseconds=late)
-            flows.take(reports.FLOW, "accept", message, around(now), None)
+            flows.take(FLOW, "accept", message, around(now), None)
             assert message.HasField("late_time") == bool(late)
 
 
@@ -100,14 +101,14 @@ class TestRing:
             Report.STATE_ASSIGNED, handling_level=handling, escalation_level=before,
             due_time=resources.stamp(NOW),
         )  # fmt: skip
-        taken = flows.ring(reports.FLOW, message, around(), NOW)
+        taken = flows.ring(FLOW, message, around(), NOW)
         assert message.escalation_level == taken.step.level == after
         assert (taken.alarm is None) == (after == level_pb2.LEVEL_PROVINCE)
 
 
 class TestRecount:
     def history(self, message: Report, provisional: bool) -> list[Any]:
-        taken = flows.take(reports.FLOW, "accept", message, around(provisional=provisional), None)
+        taken = flows.take(FLOW, "accept", message, around(provisional=provisional), None)
         start = flows.step_pb2.Step(action="escalate", time=resources.stamp(NOW))
         return [taken.step, start]
 
@@ -115,8 +116,8 @@ class TestRecount:
         message = report(Report.STATE_REPORTED)
         history = self.history(message, provisional=True)
         assert message.due_provisional
-        later = around(NOW + datetime.timedelta(hours=3))
-        taken = flows.recount(reports.FLOW, message, history, later, None)
+        later = around(NOW + datetime.timedelta(hours=3), history=history)
+        taken = flows.recount(FLOW, message, later, None)
         assert taken is not None
         assert (taken.step.action, message.due_provisional) == ("recount", False)
 
@@ -124,13 +125,11 @@ class TestRecount:
         message = report(Report.STATE_REPORTED)
         history = self.history(message, provisional=False)
         before = message.SerializeToString()
-        assert flows.recount(reports.FLOW, message, history, around(), None) is None
+        assert flows.recount(FLOW, message, around(history=history), None) is None
         assert message.SerializeToString() == before
 
 
 class TestRectifyLimit:
     def test_takes_the_next_lower_level_where_none_is_stated(self) -> None:
-        limits = {
-            level: reports.rectify_limit(policy(), Report(handling_level=level)) for level in range(1, 6)
-        }
+        limits = {level: rectify_limit(policy(), Report(handling_level=level)) for level in range(1, 6)}
         assert limits == {1: 3, 2: 5, 3: 7, 4: 7, 5: 7}

@@ -12,7 +12,7 @@ CASES = list(itertools.product(("360423", "360423100", "360424", "360400", "3600
 
 def permitted(caller: identity.Caller, place: identity.Place | None, **rule: object) -> bool:
     usual = {"roles": frozenset({"KA"}), "scope": options_pb2.SCOPE_SUBTREE, "handling_unit": False,
-             "differs_from": "", **rule}  # fmt: skip
+             "differs_from": (), **rule}  # fmt: skip
     made = contract.Rule(**usual)  # type: ignore[arg-type]
     method = contract.Method("/x", "X", None, None, (made,), False, frozenset())  # type: ignore[arg-type]
     try:

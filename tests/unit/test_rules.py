@@ -3,8 +3,10 @@ plumbing is, which words it may not know, what a module may be called. The check
 parsed source, so that each is also shown to find what it looks for."""
 
 import ast
+import io
 import pathlib
 import re
+import tokenize
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +25,8 @@ READERS_OF_THE_ENVIRONMENT = ("mesh/config.py", "deploy/local/", "cli/")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 LINES_IN_A_MODULE = 400
-LINES_IN_MESH = 4_500
+LINES_IN_MESH = 5_200
+"""Of code: without blank lines, comments and docstrings."""
 
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "commons", "base", "bases"}
 
@@ -46,6 +49,20 @@ for in identifiers, subjects and paths, not in prose."""
 
 def lines(source: str) -> int:
     return len(source.splitlines())
+
+
+def code_lines(source: str) -> int:
+    """Lines that hold code."""
+    tree = ast.parse(source)
+    texts = (n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+    said = {line for text in texts for line in range(text.lineno, (text.end_lineno or 0) + 1)}
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+              tokenize.ENDMARKER}  # fmt: skip
+    found: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            found.update(range(token.start[0], token.end[0] + 1))
+    return len(found - said)
 
 
 def environment_reads(source: str) -> Iterator[int]:
@@ -167,10 +184,11 @@ class TestSizeOfThePlumbing:
         assert long == {}
 
     def test_stays_within_its_total(self):
-        assert 0 < sum(map(lines, MESH.values())) <= LINES_IN_MESH
+        assert 0 < sum(map(code_lines, MESH.values())) <= LINES_IN_MESH
 
     def test_counts_the_last_line_with_or_without_its_newline(self):
         assert lines("a\nb\n") == lines("a\nb") == 2
+        assert code_lines('"""d"""\n\nx = 1  # c\n# c\n') == 1
 
 
 class TestWordsOfThePlumbing:

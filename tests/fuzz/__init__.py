@@ -1,0 +1,1 @@
+"""Everything that a caller may send, and what nobody would."""
