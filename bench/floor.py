@@ -31,26 +31,30 @@ COLUMNS = (
     "file_time, accept_time, rectify_time, close_time, due_time, due_provisional, overdue, late_time, "
     "escalation_level, handling_level, handling_unit, handling_unit_title, handler, evidence, rework_count, "
     "rework_time, return_count, dispute_count, duplicate_of, feedback, feedback_time, score, policy, "
-    "assign_time"
+    "assign_time, reporter, handler_deputy, released_photos, extension_request_time, extension_requester, "
+    "extension_requester_deputy, extension_decide_time, erase_time"
 )
 GET = f"SELECT {COLUMNS} FROM reports WHERE name = ?"
 LIST = f"SELECT {COLUMNS} FROM reports WHERE region = ? AND state = ? ORDER BY name LIMIT ?"
 REPORT = (
-    "INSERT INTO reports (name, region, version, owner, alarm_time, digest, category, description, division, "
-    "location, contact, photos, state, file_time, due_time, due_provisional, overdue, escalation_level, "
+    "INSERT INTO reports (name, region, township, version, owner, alarm_time, digest, category, "
+    "description, division, location, contact, photos, state, file_time, due_time, due_provisional, "
+    "overdue, escalation_level, "
     "handling_level, handling_unit, handling_unit_title, handler, rework_count, return_count, dispute_count, "
-    "duplicate_of, feedback, score, policy) VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'REPORTED', ?, ?, ?, "
-    "?, 'UNSPECIFIED', 'UNSPECIFIED', '', '', '', 0, 0, 0, '', '', 0, ?)"
+    "duplicate_of, feedback, score, policy, reporter, handler_deputy, extension_requester, "
+    "extension_requester_deputy) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'REPORTED', ?, ?, ?, "
+    "?, 'UNSPECIFIED', 'UNSPECIFIED', '', '', '', 0, 0, 0, '', '', 0, ?, ?, '', '', '')"
 )
 OUTBOX = (
     "INSERT INTO mesh_outbox (region, epoch, incarnation, event_id, type, subject, name, time, trace, "
     "audit_digest, payload) VALUES (?, 1, 1, ?, 'village.habitat.v1.ReportFiled', ?, ?, ?, ?, ?, ?)"
 )
 AUDIT = (
-    "INSERT INTO mesh_audit (time, region, actor, role, organisation, method, name, before_digest, "
-    "after_digest, result, request_id, trace, digest) VALUES (?, ?, ?, 'CZ', '', 'FileReport', ?, '', ?, "
-    "'OK', '', ?, ?)"
+    "INSERT INTO mesh_audit (time, region, actor, deputy, role, organisation, method, name, before_digest, "
+    "after_digest, result, purpose, count, request_id, trace, digest) VALUES (?, ?, ?, '', 'CZ', '', "
+    "'FileReport', ?, '', ?, 'OK', '', 1, '', ?, ?)"
 )
+ATTACHED = "INSERT INTO mesh_attached (sha256, name) VALUES (?, ?)"
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 DIGEST, TRACE, OWNER = "a" * 64, f"00-{'b' * 32}-{'c' * 16}-00", f"sealed:{'d' * 24}"
 
@@ -71,7 +75,8 @@ def report(row: Any) -> report_pb2.Report:
     (name, version, category, description, division, location, contact, observed, photos, state, filed,
      accepted, rectified, closed, due, provisional, overdue, late, escalation, handling, unit, title, handler,
      evidence, reworks, reworked, returns, disputes, duplicate, feedback, fed_back, score, policy,
-     assigned) = row  # fmt: skip
+     assigned, reporter, deputy, released, asked, requester, requester_deputy, decided,
+     erased) = row  # fmt: skip
     return report_pb2.Report(
         name=name, etag=str(version), category=CATEGORIES[category], description=description,
         division=division, state=STATES[state], due_provisional=bool(provisional), overdue=bool(overdue),
@@ -84,7 +89,10 @@ def report(row: Any) -> report_pb2.Report:
         accept_time=accepted and stamp(accepted), rectify_time=rectified and stamp(rectified),
         close_time=closed and stamp(closed), due_time=due and stamp(due), late_time=late and stamp(late),
         rework_time=reworked and stamp(reworked), feedback_time=fed_back and stamp(fed_back),
-        assign_time=assigned and stamp(assigned),
+        assign_time=assigned and stamp(assigned), reporter=reporter, handler_deputy=deputy,
+        released_photos=released and parsed(released), extension_request_time=asked and stamp(asked),
+        extension_requester=requester, extension_requester_deputy=requester_deputy,
+        extension_decide_time=decided and stamp(decided), erase_time=erased and stamp(erased),
     )  # fmt: skip
 
 
@@ -109,6 +117,7 @@ class Sqlite:
         made.execute("PRAGMA journal_mode=WAL")
         made.execute("PRAGMA synchronous=FULL")
         made.execute("PRAGMA busy_timeout=5000")
+        made.execute("PRAGMA foreign_keys=ON")
         return made
 
     def fetch(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
@@ -118,13 +127,12 @@ class Sqlite:
             own = self._local.connection = self._connect()
         return own.execute(sql, values).fetchall()
 
-    def write(self, one: tuple[Any, ...], two: tuple[Any, ...], three: tuple[Any, ...]) -> None:
+    def write(self, *rows: tuple[Any, ...]) -> None:
         with self._lock:
             own = self._writer
             own.execute("BEGIN IMMEDIATE")
-            own.execute(REPORT, one)
-            own.execute(OUTBOX, two)
-            own.execute(AUDIT, three)
+            for sql, row in zip((REPORT, OUTBOX, AUDIT, ATTACHED), rows, strict=True):
+                own.execute(sql, row)
             own.execute("COMMIT")
 
     @staticmethod
@@ -136,7 +144,7 @@ class Postgresql:
     """psycopg in autocommit, a connection per thread, statements prepared."""
 
     SQL: ClassVar = {sql: sql.replace("?", "%s") for sql in (GET, LIST)}
-    FILE = f"WITH a AS ({REPORT}), b AS ({OUTBOX}) {AUDIT}".replace("?", "%s")
+    FILE = f"WITH a AS ({REPORT}), b AS ({OUTBOX}), c AS ({AUDIT}) {ATTACHED}".replace("?", "%s")
 
     def __init__(self, url: str) -> None:
         self._url, self._local = url.replace("postgresql+psycopg", "postgresql"), threading.local()
@@ -152,8 +160,8 @@ class Postgresql:
     def fetch(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
         return self._run(self.SQL[sql], values).fetchall()
 
-    def write(self, one: tuple[Any, ...], two: tuple[Any, ...], three: tuple[Any, ...]) -> None:
-        self._run(self.FILE, one + two + three)
+    def write(self, *rows: tuple[Any, ...]) -> None:
+        self._run(self.FILE, sum(rows, ()))
 
     @staticmethod
     def instant(when: datetime.datetime) -> Any:
@@ -204,6 +212,7 @@ class Habitat:
                 *(
                     filed.name,
                     region,
+                    filed.division[:9],
                     OWNER,
                     until,
                     DIGEST,
@@ -212,13 +221,14 @@ class Habitat:
                 ),
                 *(filed.division, json.dumps({"latitude": place.latitude, "longitude": place.longitude})),
                 json.dumps({"person_name": contact.person_name, "phone": contact.phone}, ensure_ascii=False),
-                *(json.dumps(photos), at, until, False, False, filed.policy),
+                *(json.dumps(photos), at, until, False, False, filed.policy, OWNER),
             ),
             (
                 *(region, str(uuid.uuid4()), "village.36.04.23.habitat.report.filed", filed.name, at, TRACE),
                 *(DIGEST, event.SerializeToString()),
             ),
             (at, region, OWNER, filed.name, DIGEST, TRACE, DIGEST),
+            (filed.photos[0].sha256, filed.name),
         )
         return filed.SerializeToString()
 

@@ -16,10 +16,12 @@ import grpc
 import psutil
 
 from bench import figures, load, places
+from cli import sample
 from deploy.local import issuer
 from tests.county import REGION
 from tests.waiting import free_ports
 from village.habitat.v1 import report_pb2 as pb
+from village.type.v1 import attachment_pb2
 
 STARTS, CALLS, WARM = 3, 1000, 200
 NAMES = ["start.node", "memory.node", "envoy.json", "envoy.grpc"]
@@ -54,7 +56,15 @@ class Node:
 
     def file(self) -> str:
         """Files a report; its name."""
-        call = load.Call(self.direct, f"{places.SERVICE}/FileReport", places.filing(), self.token("CZ"))
+        token = self.token("CZ")
+        photo = attachment_pb2.UploadAttachmentRequest(
+            parent=f"regions/{REGION}", content={"data": sample.PHOTO}
+        )
+        headers = [("authorization", f"Bearer {token}")]
+        with grpc.insecure_channel(self.direct) as channel:
+            keep = channel.stream_unary("/village.habitat.v1.AttachmentService/UploadAttachment")
+            keep(iter([photo.SerializeToString()]), metadata=headers, timeout=20)
+        call = load.Call(self.direct, f"{places.SERVICE}/FileReport", places.filing(), token)
         return str(pb.Report.FromString(call.once()).name)
 
     def processes(self) -> dict[str, psutil.Process]:

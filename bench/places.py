@@ -3,6 +3,7 @@ and the servers on them, each a process of its own. Separate from what is measur
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import socket
@@ -15,11 +16,13 @@ from typing import Any
 
 import grpc
 import sqlalchemy as sa
+from google.protobuf import json_format
 
 from bench.load import Call, Failed
+from deploy.local import directory
 from mesh import database, migrations, resources
 from services.habitat import service
-from tests.county import PEOPLE, REGION, VILLAGE, VILLAGE_UNIT, County, mint
+from tests.county import PEOPLE, PHOTO, REGION, VILLAGE, VILLAGE_UNIT, County, mint
 from village.habitat.v1 import report_pb2 as pb
 from village.type.v1 import level_pb2
 
@@ -30,12 +33,14 @@ DURABILITY = {
     "nats": "JetStream on disk, sync_interval always",
 }
 FILED, WORKED = 400, 40
-SHA = "0123456789abcdef" * 4
 SERVICE = "/village.habitat.v1.ReportService"
 
 
 class _Plain:
-    """A key ring that leaves values as they are: the floor's rows are not encrypted."""
+    """Key rings that leave values as they are: the floor's rows are not encrypted."""
+
+    def of(self, _field: object) -> "_Plain":
+        return self
 
     def encrypt(self, text: str, _context: str) -> str:
         return text
@@ -60,11 +65,10 @@ class Place:
 
 def report() -> pb.Report:
     """What a resident sends."""
-    photo = {"sha256": SHA, "media_type": "image/jpeg", "size_bytes": 240_000}
     return pb.Report(
         category="CATEGORY_WASTE", description="村口垃圾桶三天未清运，异味很大，希望尽快处理",
         division=VILLAGE,
-        location={"latitude": 29.26, "longitude": 115.09}, photos=[photo, photo],
+        location={"latitude": 29.26, "longitude": 115.09}, photos=[PHOTO, PHOTO],
         contact={"person_name": "欧阳娜娜", "phone": "13800138000"},
     )  # fmt: skip
 
@@ -126,11 +130,19 @@ def _copy(county: County, url: str) -> None:
     floor = database.Database(url, threads=1)
     migrations.upgrade(floor, service.SERVICE.migrations)
     codec = county.store.codec(pb.Report)
-    plain = resources.Codec(codec.resource, codec.table, _Plain(), floor.sqlite)
+    plain = resources.Codec(codec.resource, codec.table, _Plain(), domain="habitat", sqlite=floor.sqlite)
     kept: list[dict[str, Any]] = []
     for row in county.store.database.select(sa.select(*codec.columns)):
         own = dict(zip((c.name for c in codec.columns), row, strict=True))
-        kept.append({**own, **plain.encode(codec.decode(row).message)})
+        message = codec.decode(row).message
+        photos = json.dumps([json_format.MessageToDict(p, preserving_proto_field_name=True)
+                             | {"size_bytes": p.size_bytes} for p in message.photos])  # fmt: skip
+        kept.append({**own, **plain.encode(message), "photos": photos})
+    attachment = county.store.plumbing.attachment
+    row = {**PHOTO, "upload_time": county.store.instant(county.now)}
+    sql = floor.prepare("attachment", lambda: sa.insert(attachment).values(
+        {k: sa.bindparam(k, type_=attachment.c[k].type) for k in row}))  # fmt: skip
+    floor.transact(lambda cursor: floor.run(cursor, sql, row) and None)
     marks = ", ".join(f":{name}" if floor.sqlite else f"%({name})s" for name in kept[0])
     connection = floor.engine.raw_connection()
     connection.cursor().executemany(f"INSERT INTO reports ({', '.join(kept[0])}) VALUES ({marks})", kept)
@@ -165,11 +177,9 @@ def running(command: list[str], environment: dict[str, str], log: pathlib.Path) 
 def servers(at: Place, nats: str = "nats://127.0.0.1:1") -> Iterator[tuple[str, str]]:
     """Addresses of our server and the floor's, on their databases."""
     ours, floor = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    settings = at.county.settings
     environment = {
         "VILLAGEMESH_REGION": REGION, "VILLAGEMESH_LISTEN": ours, "VILLAGEMESH_DATABASE_URL": at.ours,
-        "VILLAGEMESH_NATS_URL": nats, "VILLAGEMESH_KEY_RING": str(settings.key_ring),
-        "VILLAGEMESH_ISSUERS": str(settings.issuers), "VILLAGEMESH_LOG_LEVEL": "ERROR",
+        "VILLAGEMESH_NATS_URL": nats, "VILLAGEMESH_LOG_LEVEL": "ERROR", **directory.files(at.county.folder),
     }  # fmt: skip
     log = at.county.folder / "servers.log"
     python = sys.executable
