@@ -39,6 +39,9 @@ down:  ## stops what `make up` started; data is kept
 test: gen  ## runs every test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST)
 
+nightly: gen  ## sends every method 20,000 requests that nobody would send
+	VILLAGEMESH_FUZZ=20000 $(BIN)/python -m pytest tests/fuzz
+
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
 
@@ -55,4 +58,4 @@ lock:  ## renews the hashed requirements (needs uv)
 	    --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt
 	done
 
-.PHONY: help up down test bench lint lock gen
+.PHONY: help up down test nightly bench lint lock gen
