@@ -16,11 +16,11 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from bench import figures, load, node, pages, places, relay, services, tracing
+from bench import figures, load, node, pages, places, reactions, relay, services, tracing
 from deploy.local import broker
 from gateway import envoy
 
-NAMES = [*services.NAMES, *tracing.NAMES, *pages.NAMES, *relay.NAMES, *node.NAMES]
+NAMES = [*services.NAMES, *tracing.NAMES, *reactions.NAMES, *pages.NAMES, *relay.NAMES, *node.NAMES]
 LIBRARIES = ("grpcio", "protobuf", "sqlalchemy", "psycopg", "nats-py")
 
 
@@ -55,6 +55,8 @@ def _measure(names: list[str], folder: pathlib.Path, server: sa.URL | None) -> I
         yield from relay.measure(wanted, folder, server)
     if wanted := [name for name in names if name in tracing.NAMES]:
         yield from tracing.measure(wanted, folder, server)
+    if wanted := [name for name in names if name in reactions.NAMES]:
+        yield from reactions.measure(wanted, folder, server)
     if wanted := [name for name in names if name in pages.NAMES]:
         yield from pages.measure(wanted, folder, server)
     if wanted := [name for name in names if name in services.NAMES]:

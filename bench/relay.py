@@ -111,7 +111,7 @@ class Outbox:
         store = self.refill()
         log = outbox.Log(store, store.grants.all()[0])
         rows = store.database.select(sa.text(
-            "SELECT event_id, type, subject, name, time, trace, audit_digest, payload, id "
+            "SELECT event_id, type, subject, name, time, trace, audit_digest, payload, void, id "
             "FROM mesh_outbox ORDER BY id"
         ))  # fmt: skip
         return [log.message((*row[:-1], n)) for n, row in enumerate(rows, 1)]

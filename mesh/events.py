@@ -2,6 +2,7 @@
 subscribers and the relay read one description."""
 
 import datetime
+import functools
 from typing import Any
 
 from google.protobuf import json_format
@@ -59,13 +60,18 @@ def as_json(subject_: str, found: dict[str, str], payload: bytes) -> dict[str, A
 
 def decode(kind: str, payload: bytes) -> Message | None:
     """The payload as a message of type `kind`, or None when that is not known here."""
+    cls = _class(kind)
+    return cls.FromString(payload) if cls is not None else None
+
+
+@functools.lru_cache(1000)
+def _class(kind: str) -> type[Message] | None:
     package = kind.rpartition(".")[0]
     try:
         if package.startswith("village."):
             contract.modules(package)
         from google.protobuf import descriptor_pool, message_factory
 
-        cls = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(kind))
+        return message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(kind))
     except (KeyError, contract.BadContract):
         return None
-    return cls.FromString(payload)  # type: ignore[no-any-return]
