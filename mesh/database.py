@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 15_000
+ONE_STATEMENT = 60
+"""Commits of more rows than this are a transaction on PostgreSQL too: a statement of its own for every number
+of rows would be compiled, and kept, again and again."""
 GROUP = 64
 """How many waiting commits SQLite takes into one transaction, and so into one fsync."""
 
@@ -187,7 +190,7 @@ class Database:
     def commit(self, commit: Commit) -> None:
         """Writes everything or nothing. Raises Moved, Disowned, Taken; Unavailable when certainly nothing
         was written, DeadlineExceeded when that is not known."""
-        if self.sqlite:
+        if self.sqlite or len(commit.writes) > ONE_STATEMENT:
             self.transact(lambda cursor: self._write_one_by_one(cursor, commit))
             return
         text, parameters = self._statement(commit)
@@ -247,18 +250,24 @@ class Database:
             cursor, self.prepare("owned", statements.owned), statements.owner_values(commit)
         ).fetchall():
             raise Disowned
-        for table, name, version in commit.held:
+        for table, name, version in sorted(commit.held, key=lambda h: (h[0].name, h[1])):
             sql = self.prepare(("held", table.name), functools.partial(statements.held, table))
             if not self.run(cursor, sql, {"name": name, "version": version}).fetchall():
                 raise Moved
-        for write in commit.writes:
-            names = tuple(write.values)
-            build = functools.partial(statements.KINDS[write.kind], write.table, names, "x_")
-            sql = self.prepare((write.table.name, write.kind, names), build)
+        for alike in _alike(commit.writes):
+            names = tuple(alike[0].values)
+            build = functools.partial(statements.KINDS[alike[0].kind], alike[0].table, names, "x_")
+            sql = self.prepare((alike[0].table.name, alike[0].kind, names), build)
             try:
-                self.run(cursor, sql, {f"x_{k}": v for k, v in write.values.items()})
+                self._run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
             except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
                 raise _taken(fault) from fault
+
+    def _run_many(self, cursor: Any, sql: Sql, rows: list[dict[str, Any]]) -> None:
+        if self.sqlite:
+            cursor.executemany(sql.text, rows)
+        else:  # in one go and back, by the driver's pipeline
+            cursor.executemany(sql.text, [[row[name] for name in sql.order] for row in rows])
 
     def _statement(self, commit: Commit) -> tuple[bytes, Sequence[Any]]:
         """The one statement of PostgreSQL and its parameters in their order."""
@@ -313,6 +322,14 @@ class Database:
         if self.sqlite or state is not None:  # the server answered that it did not
             raise errors.Unavailable(what="the database", delay=2.0) from fault
         raise errors.DeadlineExceeded from fault  # the line broke: it may have been done
+
+
+def _alike(writes: Sequence[Write]) -> list[list[Write]]:
+    """Writes of the same kind to the same columns together, each kind in its order."""
+    found: dict[Any, list[Write]] = {}
+    for write in writes:
+        found.setdefault((write.table.name, write.kind, tuple(write.values)), []).append(write)
+    return list(found.values())
 
 
 class _Job:

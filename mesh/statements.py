@@ -16,7 +16,7 @@ def _owner(metadata: sa.MetaData) -> sa.Table:
 def owned() -> Any:
     """Whether the pair is owned at an epoch, and not frozen."""
     own = _owner(sa.MetaData())
-    return sa.select(own.c.epoch).where(*_owned(own))
+    return sa.select(own.c.epoch).where(*_owned(own)).with_for_update(read=True)
 
 
 def _owned(own: sa.Table) -> list[Any]:
@@ -40,7 +40,7 @@ def _at(table: sa.Table, suffix: object) -> Any:
 
 def held(table: sa.Table) -> Any:
     """A row at the version that was read."""
-    return sa.select(table.c.name).where(_at(table, ""))
+    return sa.select(table.c.name).where(_at(table, "")).with_for_update()
 
 
 def _given(table: sa.Table, names: tuple[str, ...], mark: str) -> dict[str, Any]:
