@@ -252,6 +252,29 @@ def export(
     click.echo(f"{path}: {count} records")
 
 
+@main.command("dead-letters")
+@_DATA
+@click.argument("verb", type=click.Choice(["list", "read", "replay", "drop"]))
+@click.argument("name", default="")
+@click.option("--domain", required=True, help="As in habitat.")
+@click.option("--region", required=True, help="The node's region.")
+@click.option("--all", "settled", is_flag=True, help="Those that are settled, too.")
+@_TOKEN
+def dead_letters(
+    *, data: pathlib.Path, verb: str, name: str, domain: str, region: str, settled: bool, token: str
+) -> None:
+    """List events that a domain gave up; read, replay or drop one by its name."""
+    from cli import dead_letters, transfer
+
+    client = transfer.Client(data, token)
+    if verb == "list":
+        dead_letters.listed(client, domain, region, settled=settled)
+    elif not name:
+        raise click.UsageError(f"{verb} needs the name of a dead letter")
+    else:
+        dead_letters.act(client, domain, {"read": "Get", "replay": "Replay", "drop": "Drop"}[verb], name)
+
+
 @main.group()
 def audit() -> None:
     """The audit trail."""

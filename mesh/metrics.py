@@ -25,6 +25,7 @@ steps = Counter("village_steps", "Steps of life cycles.", ("resource", "action")
 reacted = Counter("village_reactions", "Events acted on, tried again or given up.", ("reaction", "result"),
                   registry=REGISTRY)  # fmt: skip
 voided = Counter("village_voided", "Events that could not be published.", ("domain",), registry=REGISTRY)
+lag = Gauge("village_reaction_lag", "Events that wait to be acted on.", ("reaction",), registry=REGISTRY)
 sealed = Counter("village_sealed_rows", "Rows of the audit trail sealed.", ("domain",), registry=REGISTRY)
 
 

@@ -65,7 +65,7 @@ class Process:
         return [hosted.condition() for hosted in self.hosted if hosted.store is not None]
 
     def _grpc_server(self) -> Any:
-        pool = transport.Pool(self.settings.threads, "call")
+        pool = self._pool = transport.Pool(self.settings.threads, "call")
         if self.settings.metrics:
             metrics.serve(self.settings.metrics, lambda: pool.in_hand)
         server = grpc.server(
@@ -97,6 +97,7 @@ class Process:
         """Stops in order: no new calls, calls in hand finished, what they committed published."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace=patience).wait()
+        self._pool.shutdown(wait=True)  # none may use a database that is being closed
         self._stop.set()
         for thread in self._threads:
             thread.join(patience)
@@ -121,6 +122,7 @@ class Process:
     def _relay(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._run_relays())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())  # what asks the database
         self._loop.close()
 
     async def _run_relays(self) -> None:

@@ -107,10 +107,13 @@ class Reactor:
                     client, reaction.subject, f"{self._store.domain}_{reaction.name}"
                 )
                 while True:
+                    waiting = 0
                     with contextlib.suppress(TimeoutError, nats.errors.TimeoutError):
                         messages = await subscription.fetch(BATCH, timeout=FETCH_S)
+                        waiting = messages[-1].metadata.num_pending
                         await self._take(reaction, messages)
                         pause = PAUSES_S[0]
+                    metrics.lag.labels(reaction.name).set(waiting)
             except (errors.Refusal, nats.errors.Error, js_errors.Error, OSError) as fault:
                 about = {"reaction": reaction.name, "why": f"{type(fault).__name__}: {fault}"}
                 log.warning("a reaction waits", extra={"about": about})

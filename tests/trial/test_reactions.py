@@ -56,6 +56,7 @@ class Running:
         for task in rest:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())  # what asks the database
         self._loop.close()
 
     def kill(self) -> None:

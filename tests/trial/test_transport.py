@@ -140,7 +140,7 @@ def test_stops_when_what_it_took_is_done(served: Served) -> None:
     """SIGTERM's way: no accepted call is lost, and what came late is told so."""
     pb = domain.messages()
     done: list[int] = []
-    late: list[Any] = []
+    late: dict[int, Any] = {}
 
     def put(n: int) -> None:
         request = pb.PutStockRequest(parent=PARENT, stock={"quantity": 1}, stock_id=f"s{n}")
@@ -148,7 +148,7 @@ def test_stops_when_what_it_took_is_done(served: Served) -> None:
             served.call("PutStock", request)
             done.append(n)
         except grpc.RpcError as fault:
-            late.append(fault.code())
+            late[n] = fault.code()
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(put, n) for n in range(200)]
@@ -156,12 +156,16 @@ def test_stops_when_what_it_took_is_done(served: Served) -> None:
         served.process.stop(patience=5)
         concurrent.futures.wait(asked)
     assert done
-    assert set(late) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    # a call that arrives while the door closes is cut off by grpcio: its caller knows that he does not know
+    cut = {n for n, code in late.items() if code == grpc.StatusCode.CANCELLED}
+    told = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert {late[n] for n in late.keys() - cut} <= told
     store = served.process.hosted[0].store
     assert store is not None
     import sqlalchemy as sa
 
     stocks = store.metadata.tables["stocks"]
     kept = {name.rpartition("/")[2] for (name,) in store.database.select(sa.select(stocks.c.name))}
-    assert {f"s{n}" for n in done} == kept
+    assert {f"s{n}" for n in done} <= kept
+    assert kept <= {f"s{n}" for n in {*done, *cut}}
     store.database.close()
