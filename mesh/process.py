@@ -19,6 +19,8 @@ MESSAGE_BYTES = 4 * 1024 * 1024
 HEALTH_S = 2.0
 TICK_S = 1.0
 RENEW_S = 3600.0
+ASKING_S = 20.0
+"""How long a question to a database may take at the end, with its time-outs."""
 log = logging.getLogger(__name__)
 
 
@@ -100,9 +102,10 @@ class Process:
         self._pool.shutdown(wait=True)  # none may use a database that is being closed
         self._stop.set()
         for thread in self._threads:
-            thread.join(patience)
+            thread.join(patience + ASKING_S)
+        busy = any(thread.is_alive() for thread in self._threads)
         for hosted in self.hosted:
-            if hosted.store is not None:
+            if hosted.store is not None and not busy:  # closing one that is in use may crash
                 hosted.store.database.close()
         if self._traces is not None:
             self._traces.shutdown()
