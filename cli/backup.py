@@ -4,7 +4,6 @@ request, encrypted to named recipients (age), because data and keys in one place
 import contextlib
 import datetime
 import hashlib
-import io
 import json
 import pathlib
 import sqlite3
@@ -115,9 +114,7 @@ def digests(database: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _add(tar: tarfile.TarFile, name: str, raw: bytes, made: dict[str, Any]) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(raw), 0o600
-    tar.addfile(member, io.BytesIO(raw))
+    directory.pack(tar, name, raw)
     made["files"][name] = hashlib.sha256(raw).hexdigest()
 
 

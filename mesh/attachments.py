@@ -42,7 +42,7 @@ def trouble(store: Store, said: Any) -> str:
     content never changes, and the commit itself refuses a file that is gone."""
     kept = store.kept_files.get(said.sha256)
     if kept is None:
-        kept = store.lookup("attachment", store.plumbing.attachment, sha256=said.sha256)
+        kept = store.lookup(store.plumbing.attachment, sha256=said.sha256)
         if len(store.kept_files) >= REMEMBERED:
             store.kept_files.clear()
         if kept is not None:

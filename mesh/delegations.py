@@ -69,7 +69,7 @@ def acting(
     within a second of being given or taken back."""
     if not caller.separate:
         rows = store.recent(Delegation, _counting, {"deputy": caller.subject, "principal": principal})
-        for _name, start, end, issuer, roles, place, organisation in rows:
+        for start, end, issuer, roles, place, organisation in rows:
             if issuer == caller.issuer and resources.when(start) <= now < resources.when(end):
                 claims = {"iss": issuer, "sub": principal, "region": place, "organisation": organisation,
                           "roles": resources.loaded(roles)}  # fmt: skip
@@ -79,9 +79,7 @@ def acting(
 
 def _counting(table: sa.Table) -> Any:
     c = table.c
-    return sa.select(
-        c.name, c.start_time, c.end_time, c.issuer, c.roles, c.place, c.organisation
-    ).where(
+    return sa.select(c.start_time, c.end_time, c.issuer, c.roles, c.place, c.organisation).where(
         c.deputy == sa.bindparam("deputy", type_=c.deputy.type),
         c.principal == sa.bindparam("principal", type_=c.principal.type),
         c.revoke_time.is_(None),

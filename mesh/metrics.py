@@ -33,10 +33,7 @@ def names() -> set[str]:
     """The names under which samples appear."""
     found: set[str] = set()
     for family in REGISTRY.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(
-            family.type, ("",)
-        )
-        found.update(family.name + suffix for suffix in suffixes)
+        found.update(family.name + suffix for suffix in _SUFFIXES.get(family.type, ("",)))
     return found
 
 

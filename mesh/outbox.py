@@ -214,9 +214,7 @@ class Relay:
                     await ahead
                 raise
             each.published = rows[-1][-1]
-            for row in rows:
-                with telemetry.part("publish", row[5]):
-                    pass  # an instant: when it was at the broker
+            telemetry.happened("publish", (row[5] for row in rows))
             metrics.published.labels(each.grant.domain).inc(len(rows))
             rows = await ahead
         return moved

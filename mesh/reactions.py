@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import nats.errors
-import sqlalchemy as sa
 from google.protobuf.message import Message
 from nats.aio.client import Client
 from nats.js import errors as js_errors
 
-from mesh import bus, calls, contract, database, errors, events, metrics, resources, tables, telemetry
+from mesh import bus, calls, contract, database, errors, events, metrics, resources, telemetry
 from mesh.store import Store
 from village.mesh.v1 import dead_letter_pb2 as pb
 from village.mesh.v1.dead_letter_pb2 import DeadLetter
@@ -217,7 +216,7 @@ def _react(
 def acted(store: Store, reaction: Reaction, event: Event) -> bool:
     """Whether the domain acted on an event."""
     return bool(
-        store.lookup("inbox", store.plumbing.inbox, reaction=reaction.name, event_id=event.id)
+        store.lookup(store.plumbing.inbox, reaction=reaction.name, event_id=event.id)
     )  # fmt: skip
 
 
@@ -228,13 +227,7 @@ def _note(store: Store, reaction: Reaction, event: Event, now: datetime.datetime
 
 def forget(store: Store, now: datetime.datetime) -> None:
     """Drops notes on events that no stream keeps any more."""
-    inbox = store.plumbing.inbox
-    sql = store.database.prepare(
-        "forget inbox",
-        lambda: sa.delete(inbox).where(inbox.c.time < sa.bindparam("t", type_=tables.INSTANT)),
-    )
-    values = {"t": store.instant(now - KEPT)}
-    store.database.transact(lambda cursor: store.database.run(cursor, sql, values) and None)
+    store.forget(store.plumbing.inbox, now - KEPT)
 
 
 # handlers

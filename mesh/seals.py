@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from mesh import audit, resources
+from mesh import audit, resources, statements
 from mesh.database import Database
 from mesh.tables import Plumbing
 
@@ -123,9 +123,7 @@ class Sealer:
             )
             .values(seal=sa.bindparam("number", type_=sa.BigInteger))
             .returning(trail.c.id, trail.c.digest),
-            "keep seal": sa.insert(seals).values(
-                {c.name: sa.bindparam(c.name, type_=c.type) for c in seals.columns}
-            ),
+            "keep seal": statements.insert(seals, tuple(seals.columns.keys()), ""),
         }
 
     def seal(self, now: datetime.datetime) -> int:

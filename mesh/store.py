@@ -4,6 +4,7 @@ belong to it. What a call reads and commits through."""
 import contextlib
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,18 @@ from typing import Any
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from mesh import calendar, contract, database, flows, keys, ownership, resources, tables, telemetry
+from mesh import (
+    calendar,
+    contract,
+    database,
+    flows,
+    keys,
+    ownership,
+    resources,
+    statements,
+    tables,
+    telemetry,
+)
 from village.mesh.v1 import calendar_pb2, dead_letter_pb2, delegation_pb2, unsealing_pb2
 from village.type.v1 import level_pb2, step_pb2
 
@@ -183,12 +195,16 @@ class Store:
 
     def forget_requests(self, now: datetime.datetime) -> None:
         """Drops the answers that are older than promised."""
-        table = self.plumbing.request
+        self.forget(self.plumbing.request, now - REQUESTS_KEPT)
+
+    def forget(self, table: sa.Table, before: datetime.datetime) -> None:
+        """Drops rows of a plumbing table that are older than promised."""
         sql = self.database.prepare(
-            "forget", lambda: sa.delete(table).where(table.c.time < sa.bindparam("t", type_=tables.INSTANT))
+            ("forget", table.name),
+            lambda: sa.delete(table).where(table.c.time < sa.bindparam("t", type_=tables.INSTANT)),
         )
-        before = self.instant(now - REQUESTS_KEPT)
-        self.database.transact(lambda cursor: self.database.run(cursor, sql, {"t": before}) and None)
+        values = {"t": self.instant(before)}
+        self.database.transact(lambda cursor: self.database.run(cursor, sql, values) and None)
 
     def own(self, region: str) -> None:
         """Records that this node owns its region from the first epoch on, unless something is recorded."""
@@ -214,11 +230,12 @@ class Store:
         self.calendar = calendar.of([*stored, *fresh])
         return any(f.edition > 1 for f in fresh)
 
-    def lookup(self, key: str, table: sa.Table, **values: Any) -> dict[str, Any] | None:
+    def lookup(self, table: sa.Table, **values: Any) -> dict[str, Any] | None:
         """The row of a plumbing table with these values, by column, or None."""
         given = {k: sa.bindparam(k, type_=table.c[k].type) for k in values}
         sql = self.database.prepare(
-            ("lookup", key), lambda: sa.select(table).where(*(table.c[k] == v for k, v in given.items()))
+            ("lookup", table.name, *values),
+            lambda: sa.select(table).where(*(table.c[k] == v for k, v in given.items())),
         )
         found = self.database.fetch(sql, values)
         return dict(zip(table.columns.keys(), found[0], strict=True)) if found else None
@@ -236,6 +253,6 @@ class Store:
 
     def _put(self, table: sa.Table, values: dict[str, Any]) -> None:
         """Adds a row that nobody is told of."""
-        given = {k: sa.bindparam(k, type_=table.c[k].type) for k in values}
-        sql = self.database.prepare(("put", table.name), lambda: sa.insert(table).values(given))
+        build = functools.partial(statements.insert, table, tuple(values), "")
+        sql = self.database.prepare(("put", table.name), build)
         self.database.transact(lambda cursor: self.database.run(cursor, sql, values) and None)

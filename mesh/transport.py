@@ -49,12 +49,12 @@ class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
             path: (self._handler(endpoint.method), self._pool_of(endpoint.method))
             for path, endpoint in chain.endpoints.items()
         }
-        self._busy = _own_pool(self._refuse, self._door)
+        self._busy = grpc.unary_unary_rpc_method_handler(_own_pool(self._refuse, self._door))
 
     def service(self, handler_call_details: Any) -> Any:
         handler, pool = self._handlers.get(handler_call_details.method, (None, None))
         if pool is not None and pool.full:
-            return grpc.unary_unary_rpc_method_handler(self._busy)
+            return self._busy
         return handler
 
     def _pool_of(self, method: contract.Method) -> Pool:

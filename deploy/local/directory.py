@@ -2,10 +2,12 @@
 Separate, because everything else in this package stands on it."""
 
 import base64
+import io
 import json
 import os
 import pathlib
 import secrets
+import tarfile
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -105,6 +107,13 @@ def create(path: pathlib.Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def pack(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
+    """Adds a file that only its owner may read to an archive."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(raw), 0o600
+    tar.addfile(member, io.BytesIO(raw))
 
 
 def replace(path: pathlib.Path, text: str) -> None:

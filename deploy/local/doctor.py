@@ -3,7 +3,6 @@ Separate, because it must work best when the node does not."""
 
 import ctypes
 import dataclasses
-import io
 import os
 import pathlib
 import platform
@@ -58,18 +57,12 @@ def bundle(data: pathlib.Path, to: pathlib.Path, said: str) -> None:
     """Writes what was found and the ends of the logs, which hold no personal data, as a tar file; nothing of
     secrets, records, or the addresses that hold passwords."""
     with tarfile.open(to, "w:gz") as tar:
-        _add(tar, "doctor.txt", said.encode())
+        directory.pack(tar, "doctor.txt", said.encode())
         for path in sorted((data / "logs").glob("*.log")):
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-                _add(tar, f"logs/{path.name}", file.read())
+                directory.pack(tar, f"logs/{path.name}", file.read())
     to.chmod(0o600)
-
-
-def _add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(raw)
-    tar.addfile(member, io.BytesIO(raw))
 
 
 def _versions() -> Iterator[Finding]:

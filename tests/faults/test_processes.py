@@ -61,24 +61,7 @@ def file(county: County, address: str) -> str:
     return str(pb.Report.FromString(raw).name)
 
 
-@pytest.fixture
-def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
-    """PostgreSQL only."""
-    import uuid
-
-    import sqlalchemy as sa
-
-    uri = sa.make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield uri.set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
-
-
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_serve_together_and_each_may_die(county: County, tmp_path: pathlib.Path) -> None:
     (tmp_path / "nats").mkdir()
     broker = Broker(tmp_path / "nats")
