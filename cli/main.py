@@ -34,7 +34,7 @@ def _span(text: str) -> datetime.timedelta:
 @main.command()
 @_DATA
 @click.option("--region", required=True, help="GB/T 2260 code of the region, six digits.")
-@click.option("--services", required=True, help="Domains to run, separated by commas.")
+@click.option("--services", default="", help="Domains to run, separated by commas; none: the province's.")
 @click.option(
     "--port",
     type=click.IntRange(1, 65534),
@@ -43,8 +43,13 @@ def _span(text: str) -> datetime.timedelta:
     help="The broker takes the next.",
 )
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address the gateway listens on.")
-@click.option("--province", default="", help="Not in this version.")
-@click.option("--invite", default="", help="Not in this version.")
+@click.option("--province", default="", help="Address of the province's office, as in https://HOST:PORT.")
+@click.option("--invite", default="", help="Code that the province gave; needed once.")
+@click.option(
+    "--office-address",
+    default="",
+    help="At a province: where other nodes call. Default: the gateway's address.",
+)
 @click.option("--detach", is_flag=True, help="Return when the node is ready.")
 @click.option("--cors-origin", "cors_origins", multiple=True, help="Origin whose pages may call; repeatable.")
 @click.option(
@@ -67,6 +72,7 @@ def up(
     address: str,
     province: str,
     invite: str,
+    office_address: str,
     detach: bool,
     cors_origins: tuple[str, ...],
     database: str,
@@ -76,10 +82,8 @@ def up(
     """Start a node: broker, services and gateway."""
     from cli import node
 
-    if province or invite:
-        raise click.ClickException(
-            "joining a province is not in this version: leave out --province and --invite"
-        )
+    if invite and not province:
+        raise click.UsageError("--invite goes with --province")
     if production != (issuers is not None):
         raise click.UsageError("--production and --issuers go together")
     node.up(
@@ -91,8 +95,51 @@ def up(
         cors_origins=cors_origins,
         database=database,
         issuers=issuers,
+        joining=(province, invite) if province else None,
+        office_address=office_address,
         detach=detach,
     )
+
+
+_ADMINISTRATOR = click.option(
+    "--token", envvar="VILLAGEMESH_TOKEN", default="", help="Of an ADM. Default: the development issuer's."
+)
+
+
+@main.command()
+@_DATA
+@click.option("--region", required=True, help="The region whose node may join, six digits.")
+@click.option("--services", default="", help="Domains granted to it when it joins, separated by commas.")
+@_ADMINISTRATOR
+def invite(*, data: pathlib.Path, region: str, services: str, token: str) -> None:
+    """Print a code with which one node may join this province, once."""
+    from cli import mesh
+
+    mesh.invite(data, token, region, tuple(filter(None, services.split(","))))
+
+
+@main.command()
+@_DATA
+@click.option("--region", required=True, help="The region, six digits.")
+@click.option("--domain", required=True, help="As in habitat.")
+@click.option("--to", default="", help="The node, by its region. Default: the region's own.")
+@_ADMINISTRATOR
+def grant(*, data: pathlib.Path, region: str, domain: str, to: str, token: str) -> None:
+    """Make a node the owner of a domain of a region."""
+    from cli import mesh
+
+    mesh.grant(data, token, region=region, domain=domain, node=to)
+
+
+@main.command()
+@_DATA
+@click.option("--region", required=True, help="The region that the node is of, six digits.")
+@_ADMINISTRATOR
+def revoke(*, data: pathlib.Path, region: str, token: str) -> None:
+    """Shut a node out of the mesh."""
+    from cli import mesh
+
+    mesh.revoke(data, token, region)
 
 
 @main.command()

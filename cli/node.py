@@ -29,14 +29,17 @@ def up(
     cors_origins: tuple[str, ...],
     database: str,
     issuers: pathlib.Path | None,
+    joining: tuple[str, str] | None,
+    office_address: str,
     detach: bool,
 ) -> None:
     """Starts the node, or shows it when it runs already."""
     with _refusals():
         known = published.domains(published.read(preparing.CONTRACTS))
-        if not services or (unknown := sorted(set(services) - set(known))):
-            named = f"no domain {', '.join(unknown)}" if services else "no domain named"
-            raise click.UsageError(f"{named}; there are: {', '.join(known)}")
+        if not services and joining is None and not directory.line(data):
+            raise click.UsageError(f"no domain named; there are: {', '.join(known)}")
+        if unknown := sorted(set(services) - set(known)):
+            raise click.UsageError(f"no domain {', '.join(unknown)}; there are: {', '.join(known)}")
         before = preparing.remembered(data)
         database = database or before["database"]
         issuers = issuers or (pathlib.Path(before["issuers"]) if before["issuers"] else None)
@@ -50,6 +53,8 @@ def up(
             cors_origins=cors_origins,
             database=database,
             issuers=issuers,
+            joining=joining,
+            office_address=office_address,
         )
         try:
             if not detach:

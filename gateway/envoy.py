@@ -7,10 +7,10 @@ import pathlib
 import tempfile
 from typing import Any
 
-from gateway import listener, published
-from gateway.spec import Issuer, NodeSpec
+from gateway import lines, listener, published
+from gateway.spec import Issuer, NodeSpec, Office, Province
 
-__all__ = ["Issuer", "NodeSpec", "binary", "command", "render", "write"]
+__all__ = ["Issuer", "NodeSpec", "Office", "Province", "binary", "command", "render", "write"]
 
 
 def render(spec: NodeSpec) -> dict[str, Any]:
@@ -19,9 +19,15 @@ def render(spec: NodeSpec) -> dict[str, Any]:
     ValueError when a domain is not in the contracts, or there is no issuer."""
     descriptor_set = published.read(spec.descriptor_set)
     services = published.services(descriptor_set, spec.endpoints)
+    public = listener.listener(spec, services, descriptor_set)
+    listeners = [public]
+    if spec.office is not None:
+        listeners.append(lines.office(spec, public))
+    if spec.province is not None:
+        listeners.append(lines.line(spec.province))
     return {
-        "dyn/cds.json": {"resources": _clusters(spec)},
-        "dyn/lds.json": {"resources": [listener.listener(spec, services, descriptor_set)]},
+        "dyn/cds.json": {"resources": [*_clusters(spec), *lines.clusters(spec)]},
+        "dyn/lds.json": {"resources": listeners},
         "bootstrap.json": _bootstrap(spec),
     }
 

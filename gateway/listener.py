@@ -4,7 +4,7 @@ configuration, because this is what faces the public."""
 import base64
 from typing import Any
 
-from gateway import published, replies
+from gateway import lines, published, replies
 from gateway.spec import NodeSpec
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
@@ -106,7 +106,7 @@ def _access_log(path: str) -> dict[str, Any]:
 def _strip() -> dict[str, Any]:
     """Removes what only this gateway may say. `x-envoy-…` would let a caller set retries and timeouts, or
     pass for a transcoded call."""
-    prefixes = ("x-village-", "x-jwt-", "x-envoy-")
+    prefixes = ("x-village-node", "x-jwt-", "x-envoy-")
     return {
         "name": "strip",
         "typed_config": {
@@ -165,7 +165,9 @@ def _tokens(spec: NodeSpec) -> dict[str, Any]:
     if not spec.issuers:
         raise ValueError("a gateway needs at least one issuer of tokens")
     providers = {f"issuer-{number}": _provider(spec, number) for number in range(len(spec.issuers))}
-    any_of = [*({"provider_name": name} for name in providers), {"allow_missing": {}}]
+    # In a mesh, tokens of issuers elsewhere pass too: the services know them from the directory.
+    rest: dict[str, Any] = {"allow_missing_or_failed": {}} if spec.in_mesh else {"allow_missing": {}}
+    any_of = [*({"provider_name": name} for name in providers), rest]
     return {
         "providers": providers,
         "rules": [
@@ -211,6 +213,9 @@ def _transcoder(services: tuple[published.Service, ...], descriptor_set: bytes) 
 
 
 def _virtual_host(spec: NodeSpec, services: tuple[published.Service, ...]) -> dict[str, Any]:
+    known = published.read(spec.descriptor_set)
+    away = [domain for domain in published.domains(known) if domain not in spec.endpoints]
+    elsewhere = tuple(s for s in published.services(known, away) if s.process in away)
     return {
         "name": "public",
         "domains": ["*"],
@@ -228,6 +233,7 @@ def _virtual_host(spec: NodeSpec, services: tuple[published.Service, ...]) -> di
             ),
             *(_json(spec, f"/{domain}/v1/", domain) for domain in sorted(spec.endpoints)),
             _json(spec, "/mesh/v1/", published.NODE),
+            *lines.fallback(spec, elsewhere),
             {"match": {"prefix": "/"}, "direct_response": {"status": 404}},
         ],
     }

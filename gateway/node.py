@@ -1,15 +1,25 @@
-"""The node process's own service: what this node is and runs. Beside the gateway, because it speaks for
-the whole node and no domain."""
+"""The node process's own service: what this node is and runs, and, at the province, who belongs to the mesh.
+Beside the gateway, because it speaks for the whole node and no domain."""
 
-from mesh import calls, runtime
+import json
+import logging
+import pathlib
+import time
+from typing import Any
+
+from gateway import VERSION, authority, bundles, enrolment
+from mesh import calls, errors, links, resources, runtime, trust
 from mesh.regions import level
-from village.mesh.v1 import directory_pb2
+from village.mesh.v1 import directory_pb2, enrolment_pb2
 
-VERSION = "0.1.0"
+ASK_S = 30.0
+"""How often a node asks for news of the directory by itself."""
+log = logging.getLogger(__name__)
 
 
 def get_node(_request: directory_pb2.GetNodeRequest, call: calls.Call) -> directory_pb2.Node:
-    return directory_pb2.Node(
+    process = call.services.node
+    answer = directory_pb2.Node(
         region=call.region,
         level=level(call.region),  # type: ignore[arg-type]
         version=VERSION,
@@ -20,9 +30,102 @@ def get_node(_request: directory_pb2.GetNodeRequest, call: calls.Call) -> direct
                 trouble=condition.trouble,
                 backlog=condition.backlog,
             )
-            for condition in call.services.node.conditions()
+            for condition in process.conditions()
+            if condition.domain != SERVICE.domain
         ],
+    )
+    if process.directory is not None:
+        _describe(answer, process)
+    return answer
+
+
+def _describe(answer: directory_pb2.Node, process: Any) -> None:
+    """What the node knows of the mesh: the directory, and how far its copies are."""
+    view = process.directory.view
+    answer.province, answer.directory_version = view.province, view.version
+    answer.trust_expire_time.CopyFrom(resources.stamp(view.expires))
+    for node in view.nodes.values():
+        answer.nodes.add(region=node.region, software=node.software, revoked=node.revoked)
+    for grant in view.grants.values():
+        answer.grants.add(region=grant.region, domain=grant.domain, node=grant.node, epoch=grant.epoch)
+    for hosted in process.hosted:
+        for row in hosted.store.cursors() if hosted.store is not None else ():
+            copy = answer.copies.add(
+                region=row["region"], domain=row["domain"], node=row["node"],
+                behind=max(row["high_water"] - row["number"], 0), refused=row["refused"], trouble=row["trouble"],
+            )  # fmt: skip
+            if row["read_time"] is not None:
+                copy.as_of_time.CopyFrom(resources.stamp(resources.when(row["read_time"])))
+
+
+def get_authority(
+    _request: directory_pb2.GetAuthorityRequest, call: calls.Call
+) -> directory_pb2.GetAuthorityResponse:
+    office = enrolment.office_of(call, call.region)
+    return directory_pb2.GetAuthorityResponse(
+        region=office.region, certificate=office.authority.certificate.decode()
     )
 
 
-SERVICE = runtime.Service(domain="mesh", package="village.mesh.v1", handlers={"GetNode": get_node})
+class Ticks:
+    """What the node process does about once a second: at the province it signs what has changed; elsewhere it
+    asks for it."""
+
+    def __init__(self) -> None:
+        self._asked = 0.0
+
+    def __call__(self, process: Any, hosted: runtime.Hosted) -> None:
+        if process.directory is None or hosted.store is None:
+            return
+        if process.settings.authority_key:
+            self._sign(process, hosted)
+        else:
+            self._ask(process)
+
+    @staticmethod
+    def _sign(process: Any, hosted: runtime.Hosted) -> None:
+        assert hosted.store is not None
+        if bundles.of(process).renew(hosted.store, resources.utcnow()):
+            process.directory.refresh()
+            process.lines.reload(process.settings.broker_system_url)
+            process.lines.tell(links.DIRECTORY)
+
+    def _ask(self, process: Any) -> None:
+        if not process.lines.told.is_set() and time.monotonic() - self._asked < ASK_S:
+            return
+        process.lines.told.clear()
+        self._asked = time.monotonic()
+        directory, settings = process.directory, process.settings
+        request = enrolment_pb2.RenewBundleRequest(
+            parent=f"regions/{directory.view.province}", version=directory.view.version, software=VERSION,
+            issuers=json.dumps(bundles.vouching(settings.issuers)),
+        )  # fmt: skip
+        path = "/village.mesh.v1.EnrolmentService/RenewBundle"
+        try:
+            raw, _ = process.lines.call(directory.view.province, path, request.SerializeToString(), {}, 10.0)
+        except errors.Refusal as refusal:
+            about = {"why": str(getattr(refusal, "status", refusal))[:300]}
+            log.warning("the directory could not be asked for", extra={"about": about})
+            return
+        answer = enrolment_pb2.RenewBundleResponse.FromString(raw)
+        if answer.certificate:
+            keep(directory.folder, answer.certificate, answer.bundle)
+            directory.refresh()
+
+
+def keep(folder: pathlib.Path, certificate: str, bundle: Any) -> None:
+    """Keeps a fresh certificate and bundle. BadBundle when the authority did not sign it."""
+    trust.opened(bundle, (folder / trust.AUTHORITY).read_bytes())
+    authority.write(folder / trust.CERTIFICATE, certificate.encode())
+    authority.write(folder / trust.BUNDLE, bundle.SerializeToString())
+
+
+SERVICE = runtime.Service(
+    domain="mesh",
+    package="village.mesh.v1",
+    handlers={"GetNode": get_node, "GetAuthority": get_authority, **enrolment.HANDLERS},
+    resources=enrolment.RESOURCES,
+    migrations=pathlib.Path(__file__).parent / "migrations",
+    foundation=False,
+    ticks=Ticks(),
+)

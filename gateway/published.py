@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2
 NODE = "node"
 """Name of the node process beside the domains."""
 
-_NODE_SERVICE = "village.mesh.v1.DirectoryService"
+_NODE_SERVICES = {"village.mesh.v1.DirectoryService", "village.mesh.v1.EnrolmentService"}
 _UNDESCRIBED = {
     "grpc.reflection.v1.ServerReflection": ("ServerReflectionInfo",),
     "grpc.reflection.v1alpha.ServerReflection": ("ServerReflectionInfo",),
@@ -47,7 +47,7 @@ def services(descriptor_set: bytes, domains: Iterable[str]) -> tuple[Service, ..
     for file in _parse(descriptor_set).file:
         for service in file.service:
             name = f"{file.package}.{service.name}"
-            if name == _NODE_SERVICE:
+            if name in _NODE_SERVICES:
                 found.append(_service(name, NODE, service))
             elif file.package in wanted:
                 found.append(_service(name, wanted[file.package], service))

@@ -18,6 +18,34 @@ class Issuer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Office:
+    """At a province: where other nodes call, over TLS, each with its certificate."""
+
+    address: str
+    port: int
+    leaves: str
+    """Where the broker takes their lines: HOST:PORT."""
+    authority: str
+    certificate: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Province:
+    """Elsewhere: the province that the node belongs to."""
+
+    address: str
+    """HOST:PORT of the province's office."""
+    name: str
+    """The name in its certificate."""
+    line: str
+    """Where this node's own programs reach the province: HOST:PORT of this gateway."""
+    authority: str
+    certificate: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeSpec:
     """A node, as its gateway sees it. Texts are paths as Envoy sees them, relative ones from its
     working directory; `pathlib.Path` is read when rendering."""
@@ -49,6 +77,12 @@ class NodeSpec:
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call, exact as in `https://app.example`; none by default."""
 
+    office: Office | None = None
+    """At a province: where other nodes call."""
+
+    province: Province | None = None
+    """At a node that has joined: where it calls."""
+
     directory: str = "envoy"
     """Where `bootstrap.json` and the watched `dyn/` are."""
 
@@ -69,3 +103,8 @@ class NodeSpec:
 
     heap_bytes: int = 512 * 1024 * 1024
     """Memory at which Envoy stops taking requests."""
+
+    @property
+    def in_mesh(self) -> bool:
+        """Whether the node belongs to a mesh."""
+        return self.office is not None or self.province is not None

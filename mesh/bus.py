@@ -57,6 +57,19 @@ async def _quiet(_fault: Exception) -> None:
     """Lost connections are seen where they matter: in the publish that fails."""
 
 
+async def reload(url: str) -> None:
+    """Makes the broker read its configuration again. `url`: with the credentials of its system account."""
+    client = await connect(url)
+    try:
+        server = client._server_info["server_id"]
+        answer = await client.request(f"$SYS.REQ.SERVER.{server}.RELOAD", b"", timeout=TIMEOUT_S)
+        found = json.loads(answer.data or b"{}")
+        if "error" in found:
+            raise Rejected(found["error"])
+    finally:
+        await client.close()
+
+
 async def ensure_stream(client: Client, domain: str) -> bool:
     """Makes the domain's stream, or brings its settings up to date; whether it had to be made."""
     config = api.StreamConfig(

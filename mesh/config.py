@@ -50,6 +50,24 @@ class Settings:
     anchors: pathlib.Path
     """Folder where the heads of the audit trail are kept as well, best on another disk."""
 
+    trust: str = ""
+    """Folder of what the node trusts (`mesh.trust`): the province's bundle. Empty for a node by itself."""
+
+    node_key: str = ""
+    """File of the key by which the node proves who it is, PEM; with `trust`."""
+
+    uplink: str = ""
+    """Where the line to the province begins: HOST:PORT of this node's own gateway. Empty at the province."""
+
+    authority_key: str = ""
+    """File of the key that signs certificates and bundles, PEM. At the province only."""
+
+    broker_users: str = ""
+    """The broker's file of users, in which the node process gives each node its line. At the province only."""
+
+    broker_system_url: str = ""
+    """The broker with the credentials of its system account, to make it read that file again."""
+
     audience: str = "village-mesh"
     """The `aud` that tokens must carry."""
 

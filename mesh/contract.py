@@ -130,6 +130,11 @@ class Method:
         """Name of the request's field that says which region it is about, or empty."""
         return next((f for f in ("name", "parent") if f in self.request_fields), "")
 
+    @functools.cached_property
+    def of_nodes(self) -> bool:
+        """Whether nodes call it in their own name; it is never passed on."""
+        return any(rule.scope == options_pb2.SCOPE_NODE for rule in self.rules)
+
 
 @dataclasses.dataclass(frozen=True)
 class Event:
@@ -200,7 +205,8 @@ def _method(method: MethodDescriptor) -> Method:
         )
         for rule in options.Extensions[options_pb2.access].allow
     )
-    if not rules or any(not r.scope or (not r.roles and r.scope != options_pb2.SCOPE_PUBLIC) for r in rules):
+    without = (options_pb2.SCOPE_PUBLIC, options_pb2.SCOPE_NODE)
+    if not rules or any(not r.scope or (not r.roles and r.scope not in without) for r in rules):
         raise BadContract(f"villagemesh: {path} does not say who may call it")
     if options.Extensions[options_pb2.access].reveals and "purpose" not in method.input_type.fields_by_name:
         raise BadContract(f"villagemesh: {path} reveals and does not ask for the purpose")

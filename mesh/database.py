@@ -187,6 +187,13 @@ class Database:
             if not connection.closed:
                 connection.rollback()
 
+    def change(self, statement: Any) -> int:
+        """Runs a change of the plumbing's own that is too rare to be prepared; how many rows it met."""
+        made = statement.compile(dialect=self._dialect)
+        text = str(made) if self.sqlite else str(made).encode()
+        sql, values = Sql(text, tuple(made.positiontup or ())), dict(made.params)
+        return self.transact(lambda cursor: int(self.run(cursor, sql, values).rowcount))
+
     def commit(self, commit: Commit) -> None:
         """Writes everything or nothing. Raises Moved, Disowned, Taken; Unavailable when certainly nothing
         was written, DeadlineExceeded when that is not known."""
@@ -259,15 +266,17 @@ class Database:
             build = functools.partial(statements.KINDS[alike[0].kind], alike[0].table, names, "x_")
             sql = self.prepare((alike[0].table.name, alike[0].kind, names), build)
             try:
-                self._run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
+                self.run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
             except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
                 raise _taken(fault) from fault
 
-    def _run_many(self, cursor: Any, sql: Sql, rows: list[dict[str, Any]]) -> None:
+    def run_many(self, cursor: Any, sql: Sql, rows: list[dict[str, Any]]) -> int:
+        """Runs a prepared change for each of several rows; how many it met."""
         if self.sqlite:
             cursor.executemany(sql.text, rows)
         else:  # in one go and back, by the driver's pipeline
             cursor.executemany(sql.text, [[row[name] for name in sql.order] for row in rows])
+        return int(cursor.rowcount)
 
     def _statement(self, commit: Commit) -> tuple[bytes, Sequence[Any]]:
         """The one statement of PostgreSQL and its parameters in their order."""

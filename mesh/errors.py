@@ -2,6 +2,7 @@
 Separate and pure, so that rules can refuse without knowing a transport."""
 
 import re
+from typing import Any
 
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS = 3, 4, 5, 6
 PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED = 7, 8, 9, 10
@@ -148,3 +149,11 @@ class Internal(Refusal):
     code = INTERNAL
     en = "internal fault; trace {trace_id}"
     zh = "系统内部错误"
+
+
+class Passed(Refusal):
+    """What another node refused with; `status` is its `google.rpc.Status`."""
+
+    def __init__(self, status: Any) -> None:
+        super().__init__()
+        self.status, self.code = status, status.code

@@ -60,12 +60,13 @@ def as_json(subject_: str, found: dict[str, str], payload: bytes) -> dict[str, A
 
 def decode(kind: str, payload: bytes) -> Message | None:
     """The payload as a message of type `kind`, or None when that is not known here."""
-    cls = _class(kind)
+    cls = class_of(kind)
     return cls.FromString(payload) if cls is not None else None
 
 
 @functools.lru_cache(1000)
-def _class(kind: str) -> type[Message] | None:
+def class_of(kind: str) -> type[Message] | None:
+    """The message class of that name, or None when it is not known here."""
     package = kind.rpartition(".")[0]
     try:
         if package.startswith("village."):

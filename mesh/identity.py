@@ -45,15 +45,22 @@ class Caller:
     @property
     def official(self) -> bool:
         """Whether he acts for government, so that his subject may stand in histories."""
-        return any(_LEVELS[role] for role in self.roles)
+        return "NODE" in self.roles or any(_LEVELS[role] for role in self.roles)
 
     @property
     def separate(self) -> bool:
         """Whether he is one of the three officers (三员), who act in no other part."""
-        return any(_ROLES[role].separate for role in self.roles)
+        return any(role in _ROLES and _ROLES[role].separate for role in self.roles)
 
 
 PUBLIC = Caller()
+
+
+def of_node(region: str) -> Caller:
+    """A node of the mesh that calls in its own name."""
+    return Caller(subject=f"node:{region}", roles=frozenset({"NODE"}), region=region)
+
+
 SYSTEM = Caller(subject="system", roles=frozenset({"SYS"}))
 
 
@@ -80,8 +87,8 @@ class Issuers:
     roles up to its level. Files are looked at again at most once a second, and read when they changed;
     while they cannot be read, what was read last counts."""
 
-    def __init__(self, path: pathlib.Path, audience: str) -> None:
-        self._path, self._audience = path, audience
+    def __init__(self, path: pathlib.Path, audience: str, directory: Any = None) -> None:
+        self._path, self._audience, self._directory = path, audience, directory
         self._lock = threading.Lock()
         self._stamps: list[int] = []
         self._looked = time.monotonic()
@@ -127,13 +134,18 @@ class Issuers:
     def _read(self) -> None:
         listed = [_Issuer(**entry) for entry in json.loads(self._path.read_text())["issuers"]]
         files = [self._path, *(self._path.parent / issuer.jwks for issuer in listed)]
-        stamps = [file.stat().st_mtime_ns for file in files]
+        view = self._directory.view if self._directory is not None else None
+        stamps = [*(file.stat().st_mtime_ns for file in files), view.version if view else 0]
         if stamps == self._stamps:
             return
         for issuer in listed:
             level_pb2.Level.Value(f"LEVEL_{issuer.highest_level}")
             found = jwt.PyJWKSet.from_json((self._path.parent / issuer.jwks).read_text())
             issuer.keys.update({key.key_id or "": key for key in found.keys})
+        own = {issuer.issuer for issuer in listed}
+        for entry in view.issuers if view else ():
+            if entry.issuer not in own and (keys := _keys(entry)):
+                listed.append(_Issuer(entry.issuer, "", entry.region, entry.highest_level, keys))
         self._trusted, self._stamps = ({issuer.issuer: issuer for issuer in listed}, {}), stamps
 
     def _verify(self, entries: dict[str, "_Issuer"], token: str, now: float) -> tuple[float, Caller]:
@@ -172,6 +184,17 @@ class _Issuer:
     keys: dict[str, jwt.PyJWK] = dataclasses.field(default_factory=dict)
 
 
+def _keys(entry: Any) -> dict[str, jwt.PyJWK]:
+    """The keys of an issuer that the mesh vouches for; none when they cannot be read, which is its affair."""
+    try:
+        return {key.key_id or "": key for key in jwt.PyJWKSet.from_json(entry.jwks).keys}
+    except (ValueError, KeyError, TypeError, jwt.PyJWTError) as fault:
+        log.warning(
+            "an issuer's keys cannot be read", extra={"about": {"issuer": entry.issuer, "why": repr(fault)}}
+        )
+        return {}
+
+
 def _instant(claims: dict[str, Any], name: str) -> float:
     value = claims.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -183,7 +206,7 @@ def _vouched(claims: dict[str, Any], issuer: _Issuer) -> Caller:
     """The caller, if his issuer may vouch for his region and for each of his roles."""
     subject, region, roles = claims["sub"], claims.get("region"), claims.get("roles")
     organisation = claims.get("organisation", "")
-    taken = ("system", "sealed:")  # how the mesh itself and residents stand in histories
+    taken = ("system", "sealed:", "node:")  # how the mesh itself and residents stand in histories
     if not isinstance(subject, str) or not subject.strip() or subject.startswith(taken):
         raise errors.Unauthenticated(why="the token states no valid subject")
     if not isinstance(organisation, str):
@@ -207,7 +230,7 @@ def permit(method: contract.Method, caller: Caller, place: Place | None) -> tupl
     known yet is taken to fit; without a place only roles are looked at. Forbidden when none fits."""
     why = "none of the caller's roles is allowed to"
     for rule in method.rules:
-        role = "PUB" if rule.scope == options_pb2.SCOPE_PUBLIC else min(rule.roles & caller.roles, default="")
+        role = _role(rule, caller)
         if not role:
             continue
         trouble = _trouble(rule, caller, place) if place is not None else ""
@@ -219,9 +242,17 @@ def permit(method: contract.Method, caller: Caller, place: Place | None) -> tupl
     raise errors.Forbidden(method=method.name, why=why)
 
 
+def _role(rule: contract.Rule, caller: Caller) -> str:
+    """The caller's role that a rule counts, or empty."""
+    if rule.scope == options_pb2.SCOPE_PUBLIC:
+        return "PUB"
+    wanted = frozenset({"NODE"}) if rule.scope == options_pb2.SCOPE_NODE else rule.roles
+    return min(wanted & caller.roles, default="")
+
+
 def _trouble(rule: contract.Rule, caller: Caller, place: Place) -> str:
     """Why a rule does not fit, or empty."""
-    if rule.scope == options_pb2.SCOPE_PUBLIC:
+    if rule.scope in (options_pb2.SCOPE_PUBLIC, options_pb2.SCOPE_NODE):
         return ""
     if rule.scope == options_pb2.SCOPE_OWN_REGION and regions.region_of(caller.region) != place.region:
         return "it lies outside the caller's own region"

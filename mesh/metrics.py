@@ -27,6 +27,11 @@ reacted = Counter("village_reactions", "Events acted on, tried again or given up
 voided = Counter("village_voided", "Events that could not be published.", ("domain",), registry=REGISTRY)
 lag = Gauge("village_reaction_lag", "Events that wait to be acted on.", ("reaction",), registry=REGISTRY)
 sealed = Counter("village_sealed_rows", "Rows of the audit trail sealed.", ("domain",), registry=REGISTRY)
+copied = Counter("village_copied_rows", "Rows of other nodes' logs copied.", ("domain",), registry=REGISTRY)
+refused_rows = Counter("village_refused_rows", "Rows of other nodes' logs refused.", ("domain",),
+                       registry=REGISTRY)  # fmt: skip
+behind = Gauge("village_copy_behind", "Rows of a node's log that are not copied yet.", ("domain", "region"),
+               registry=REGISTRY)  # fmt: skip
 
 
 def names() -> set[str]:

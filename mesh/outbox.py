@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nats.errors
@@ -157,6 +157,8 @@ class Relay:
 
     def __init__(self, store: Store, url: str) -> None:
         self._store, self._url = store, url
+        self.told: Callable[[], None] = lambda: None
+        """Called when events of this node were published."""
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._moved = False
@@ -187,7 +189,10 @@ class Relay:
 
     async def _keep_publishing(self, client: Client) -> None:
         empty = await bus.ensure_stream(client, self._store.domain)
-        logs = [Log(self._store, grant) for grant in self._store.grants.all()]
+        held = self._store.grants.version, self._store.copied
+        own = self._store.grants.all()
+        copied = await asyncio.to_thread(self._store.copied_logs)
+        logs = [Log(self._store, grant) for grant in (*own, *copied)]
         for each in logs:
             await asyncio.to_thread(each.take_over)
             if empty:  # the broker lost everything: it gets it again
@@ -196,6 +201,11 @@ class Relay:
             self._wake.clear()
             moved = [await self._drain(client, each) for each in logs]
             self._moved = self._moved or any(moved)
+            if any(moved[: len(own)]):
+                self.told()
+            if held != (self._store.grants.version, self._store.copied):
+                self._moved = True
+                return  # there are other logs by now
             if not any(moved):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), IDLE_S)

@@ -2,6 +2,7 @@
 dependencies, and an ordered stop. Separate from `runtime`, which opens the services."""
 
 import asyncio
+import functools
 import logging
 import pathlib
 import signal
@@ -13,7 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from mesh import config, metrics, runtime, telemetry, transport
+from mesh import config, links, metrics, pulling, routes, runtime, telemetry, transport, trust
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 HEALTH_S = 2.0
@@ -50,7 +51,16 @@ class Process:
             if settings.otlp
             else None
         )
-        self.hosted, self.chain = runtime.assemble(services, settings, node=self)
+        self.directory: trust.Directory | None = None
+        self.lines: links.Links | None = None
+        if settings.trust:
+            folder, key = pathlib.Path(settings.trust), pathlib.Path(settings.node_key)
+            self.directory = trust.Directory(folder, key, settings.region)
+        self.hosted, self.chain = runtime.assemble(services, settings, node=self, directory=self.directory)
+        if self.directory is not None:
+            self._join(self.directory)
+        self.office: Any = None
+        """Where the province signs (`gateway.bundles.Office`); set by the node's service."""
         paths = {path.split("/")[1] for path in self.chain.endpoints}
         self._services = sorted(paths | {reflection.SERVICE_NAME, health.SERVICE_NAME})
         self._stop = threading.Event()
@@ -61,6 +71,37 @@ class Process:
             threading.Thread(target=run, name=run.__name__, daemon=True)
             for run in (*((self._relay,) if settings.background else ()), self._tick, self._watch)
         ]
+
+    def _join(self, directory: trust.Directory) -> None:
+        """Opens the lines to other nodes, and what comes over them."""
+        self.lines = links.Links(
+            directory, self.chain, broker=self.settings.nats_url, uplink=self.settings.uplink,
+            domains=[h.service.domain for h in self.hosted], threads=self.settings.threads,
+        )  # fmt: skip
+        self.chain.routes = routes.Routes(directory, self.lines)
+        sources = [
+            pulling.Source(h.service.domain, h.service.urgent, h.store, h.committed)
+            for h in self.hosted
+            if h.store is not None and h.service.foundation
+        ]
+        own = [h.store for h in self.hosted if h.store is not None and not h.service.foundation]
+        self._puller = pulling.Puller(self.lines, sources, own[0] if own else None, self.settings.nats_url)
+        for source in sources:
+            relay = next(h.relay for h in self.hosted if h.store is source.store)
+            assert relay is not None
+            relay.told = functools.partial(self.lines.mark, source.domain)
+
+    def release(self, region: str, domain: str) -> int | None:
+        """Ends this node's right to write for a pair that it has no records of but those it makes by itself;
+        its epoch, 0 when it had none, None when there are records, and nothing was ended."""
+        for hosted in self.hosted:
+            if hosted.store is not None and hosted.service.domain == domain:
+                epoch = hosted.store.grants.freeze(region)
+                if epoch and hosted.store.used(region):
+                    hosted.store.grants.freeze(region, frozen=False)
+                    return None
+                return epoch
+        return 0
 
     def conditions(self) -> list[runtime.Condition]:
         """How each service is."""
@@ -133,9 +174,14 @@ class Process:
         reactors = [
             asyncio.ensure_future(h.reactor.run()) for h in self.hosted if h.reactor and h.service.reacts
         ]
+        lines: list[Any] = []
+        if self.lines is not None:
+            lines = [asyncio.ensure_future(self.lines.run())]
+            if self.settings.background:
+                lines.append(asyncio.ensure_future(self._puller.run()))
         while not self._stop.is_set():
             await asyncio.sleep(0.1)
-        for task in reactors:
+        for task in (*reactors, *lines):
             task.cancel()
         for _ in range(20):  # what the last calls committed
             if not any(c.backlog for c in await asyncio.to_thread(self.conditions)):
@@ -144,6 +190,9 @@ class Process:
         for task in relays:
             task.cancel()
         await asyncio.gather(*relays, *reactors, return_exceptions=True)
+        await asyncio.gather(*lines, return_exceptions=True)
+        if self.lines is not None:
+            self.lines.close()
 
     def _tick(self) -> None:
         waited = 0.0
@@ -153,6 +202,8 @@ class Process:
             for hosted in self.hosted:
                 try:
                     hosted.tick()
+                    if hosted.service.ticks is not None:
+                        hosted.service.ticks(self, hosted)
                     if waited >= RENEW_S:
                         hosted.renew()
                 except Exception:

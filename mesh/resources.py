@@ -103,6 +103,11 @@ def instant(when: datetime.datetime, *, sqlite: bool) -> Any:
     """A moment as the driver wants it."""
     if not sqlite:
         return when
+    return rfc3339(when)
+
+
+def rfc3339(when: datetime.datetime) -> str:
+    """A moment as text, to the microsecond."""
     return when.astimezone(datetime.UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 

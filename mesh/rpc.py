@@ -33,6 +33,8 @@ from mesh.changes import Acting
 ATTEMPTS = 5
 LEAST_TIME_S = 0.02
 ACTING_FOR = "x-village-acting-for"
+NODE = "x-village-node"
+"""The header in which a node proves who it is: `mesh.trust.Directory.token`."""
 log = logging.getLogger(__name__)
 Handler = Callable[[Any, calls.Call], Any]
 """(request, call) → answer; a method that streams takes, or gives, an iterator instead."""
@@ -60,6 +62,8 @@ class Incoming:
     raw: Any
     headers: Mapping[str, str]
     remaining: float | None = None
+    told: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Headers of the answer."""
 
 
 @dataclasses.dataclass
@@ -71,6 +75,10 @@ class Asking:
     caller: identity.Caller = identity.PUBLIC
     region: str = ""
     record: str = ""
+    sender: str = ""
+    """The node that passed the call on, or speaks for itself."""
+    passed_to: str = ""
+    """The node that it was passed on to, whose own trail tells of it."""
 
 
 class Chain:
@@ -83,12 +91,16 @@ class Chain:
         rings: keys.Rings,
         region: str,
         node: Any = None,
+        directory: Any = None,
         clock: Callable[[], datetime.datetime] = resources.utcnow,
     ) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self._by_request: dict[str, Endpoint] = {}
         self._references: dict[tuple[identity.Caller, str], str] = {}
         self._issuers, self.rings, self._region, self.node, self._clock = issuers, rings, region, node, clock
+        self.directory = directory
+        self.routes: Any = None
+        """Where calls for other owners go (`mesh.routes.Routes`); None for a node by itself."""
         self._validator = protovalidate.Validator()
         self._meters: dict[tuple[str, str], Any] = {}
 
@@ -150,7 +162,7 @@ class Chain:
 
     def _note(self, endpoint: Endpoint, asking: Asking, refusal: errors.Refusal) -> None:
         """Counts a refused call for the audit trail."""
-        if endpoint.store is not None:
+        if endpoint.store is not None and not asking.passed_to:
             caller = asking.caller
             endpoint.refusals.add(
                 {"region": asking.region, "actor": self._reference(caller, endpoint.store),
@@ -161,10 +173,20 @@ class Chain:
     def _answer(self, endpoint: Endpoint, incoming: Incoming, asking: Asking) -> Any:
         if incoming.remaining is not None and incoming.remaining < LEAST_TIME_S:
             raise errors.DeadlineExceeded
-        asking.caller = self._caller(incoming.headers, endpoint.store, asking.now)
+        if NODE in incoming.headers:
+            asking.sender = self._sender(incoming.headers[NODE], asking.now)
+        asking.caller = self._caller(
+            incoming.headers, endpoint.store, asking.now, asking.sender if endpoint.method.of_nodes else ""
+        )
         identity.permit(endpoint.method, asking.caller, None)
         if not endpoint.method.streams_in:
-            return self._perform(endpoint, self._request(endpoint.method, incoming.raw), asking)
+            request = self._request(endpoint.method, incoming.raw)
+            if self.routes is not None:
+                named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
+                answer = self.routes.elsewhere(endpoint, incoming, asking, named, asking.now)
+                if answer is not None:
+                    return answer
+            return self._perform(endpoint, request, asking)
         parts = (self._request(endpoint.method, raw) for raw in incoming.raw)
         first = next(parts, None)
         if first is None:
@@ -189,10 +211,18 @@ class Chain:
             raise errors.Invalid.several([(_path(v.proto.field), v.proto.message) for v in found])
         return request
 
-    def _caller(self, headers: Mapping[str, str], store: Any, now: datetime.datetime) -> identity.Caller:
+    def _sender(self, token: str, now: datetime.datetime) -> str:
+        """The node that passes a call on, or calls in its own name."""
+        if self.directory is None:
+            raise errors.Unauthenticated(why="this node belongs to no mesh")
+        return str(self.directory.sender(token, now))
+
+    def _caller(
+        self, headers: Mapping[str, str], store: Any, now: datetime.datetime, sender: str = ""
+    ) -> identity.Caller:
         authorization = headers.get("authorization", "")
         if not authorization:
-            return identity.PUBLIC
+            return identity.of_node(sender) if sender else identity.PUBLIC
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise errors.Unauthenticated(why="authorization is not `Bearer TOKEN`")

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -25,18 +26,20 @@ from mesh import (
     migrations,
     outbox,
     reactions,
+    replication,
     resources,
     rpc,
     seals,
     store,
     timers,
+    trust,
     unsealing,
 )  # fmt: skip
 
 LEAST_BYTES = 32 * 1024 * 1024
 FOUNDATION: Mapping[str, rpc.Handler] = {
     **attachments.HANDLERS, **delegations.HANDLERS, **unsealing.HANDLERS, **audit.HANDLERS,
-    **reactions.HANDLERS,
+    **reactions.HANDLERS, **replication.HANDLERS,
 }  # fmt: skip
 """What every domain serves alike; its `foundation.proto` declares it."""
 
@@ -54,6 +57,12 @@ class Service:
     seed: Callable[[calls.Call], None] | None = None
     """Creates, once, what the domain cannot work without."""
     migrations: pathlib.Path | None = None
+    foundation: bool = True
+    """Whether it serves what every domain serves alike."""
+    urgent: bool = False
+    """Whether its events overtake those of other domains on the way to another node."""
+    ticks: Callable[[Any, "Hosted"], None] | None = None
+    """What else the process and the opened service do about once a second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +83,10 @@ class Hosted:
         settings: config.Settings,
         rings: keys.Rings,
         clock: Callable[[], datetime.datetime] = resources.utcnow,
+        directory: trust.Directory | None = None,
     ) -> None:
         self.service, self._clock, self._settings = service, clock, settings
+        self._directory, self._adopted = directory, -1
         self.refusals = audit.Refusals()
         self.store: store.Store | None = None
         self.relay: outbox.Relay | None = None
@@ -91,7 +102,8 @@ class Hosted:
             flows_=service.lifecycles, files=attachments.Files(settings.attachments_url),
             reactions=service.reacts,
         )  # fmt: skip
-        self.store.own(settings.region)
+        if directory is None:
+            self.store.own(settings.region)
         self.store.refresh_calendar(settings.region, clock())
         timers.recount(self.store, clock())  # years come with a new version of this program
         self.relay = outbox.Relay(self.store, settings.nats_url)
@@ -102,8 +114,19 @@ class Hosted:
             opened, self.store.plumbing, service.domain, seals.private_key(settings.audit_key),
             seals.Anchors(settings.anchors, service.domain).add,
         )  # fmt: skip
-        if service.seed is not None:
+        self._adopt(self.store)
+        if service.seed is not None and directory is None:
             self._seed(self.store, service.seed)
+
+    def _adopt(self, opened: store.Store) -> None:
+        """Takes and leaves pairs as the directory says, when it has changed."""
+        if self._directory is None or (view := self._directory.view).version == self._adopted:
+            return
+        opened.grants.adopt(view, self._settings.region)
+        if self.service.seed is not None:
+            self._seed(opened, self.service.seed)
+        self._adopted = view.version
+        self.committed()
 
     def _seed(self, opened: store.Store, seed: Callable[[calls.Call], None]) -> None:
         for grant in opened.grants.all():
@@ -136,6 +159,7 @@ class Hosted:
         if self.store is None:
             return
         now = self._clock()
+        self._adopt(self.store)
         audit.write_refusals(self.store.database, self.store.plumbing, self.refusals, now)
         if not self._settings.background:
             return
@@ -165,16 +189,19 @@ def assemble(
     *,
     clock: Callable[[], datetime.datetime] = resources.utcnow,
     node: object = None,
+    directory: trust.Directory | None = None,
 ) -> tuple[list[Hosted], rpc.Chain]:
     """Opens services and puts their methods behind one chain; stops the process when the contract and
     the handlers differ."""
     rings = keys.Rings(keys.KeyRing(settings.key_ring), keys.KeyRing(settings.seal_ring))
-    opened = [Hosted(service, settings, rings, clock) for service in services]
-    issuers = identity.Issuers(settings.issuers, settings.audience)
-    chain = rpc.Chain(issuers=issuers, rings=rings, region=settings.region, node=node, clock=clock)
+    opened = [Hosted(service, settings, rings, clock, directory) for service in services]
+    issuers = identity.Issuers(settings.issuers, settings.audience, directory)
+    chain = rpc.Chain(
+        issuers=issuers, rings=rings, region=settings.region, node=node, directory=directory, clock=clock
+    )
     for hosted in opened:
         found, handlers = contract.read(hosted.service.package), dict(hosted.service.handlers)
-        if hosted.store is not None:
+        if hosted.store is not None and hosted.service.foundation:
             handlers = {**FOUNDATION, **handlers}
         if found.methods.keys() != handlers.keys():
             differ = sorted(found.methods.keys() ^ handlers.keys())

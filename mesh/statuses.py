@@ -12,7 +12,9 @@ MOST, LONGEST = 10, 120
 
 
 def status(refusal: errors.Refusal) -> status_pb2.Status:
-    """A refusal as `google.rpc.Status` with its details."""
+    """A refusal as `google.rpc.Status` with its details; that of another node as it came."""
+    if isinstance(refusal, errors.Passed):
+        return refusal.status  # type: ignore[no-any-return]
     found = status_pb2.Status(code=refusal.code, message=str(refusal)[:LONGEST])
     meta = {key: value[:LONGEST] for key, value in refusal.metadata.items()}
     details: list[Message] = [

@@ -84,6 +84,8 @@ class Store:
         }
         self.flows = {flow.resource.DESCRIPTOR.full_name: flow for flow in flows_}
         self.grants = ownership.Grants(database_, schema_.plumbing, domain)
+        self.copied = 0
+        """Counts up when the log of another node is copied for the first time."""
         self.calendar = calendar.Calendar({})
         self._policies: dict[str, Any] = {}
         self._recent: dict[Any, tuple[float, Sequence[Any]]] = {}
@@ -109,15 +111,30 @@ class Store:
             found = self.database.fetch(sql, {"name": name})
         return codec.decode(found[0]) if found else None
 
+    def every(self, cls: type[Message]) -> list[Any]:
+        """Every resource of a kind that there is only a little of."""
+        codec = self.codec(cls)
+        return [codec.decode(row).message for row in self.database.select(sa.select(*codec.columns))]
+
     def recent(self, cls: type[Message], build: Any, parameters: dict[str, Any]) -> Sequence[Any]:
         """Rows of the question `build(table)` on a resource's table, at most RECENT_S old and none of this
         process's changes missed."""
         table = self.codec(cls).table
         place = (table.name, build, *parameters.values())
+        return self._lately(place, (table.name, build), lambda: build(table), parameters)
+
+    def copied_times(self) -> dict[str, datetime.datetime]:
+        """How fresh the copy of each region is that another node owns."""
+        t = self.plumbing.cursor
+        build = sa.select(t.c.region, t.c.read_time).where(t.c.read_time.is_not(None))
+        rows = self._lately((t.name,), t.name, lambda: build, {})
+        return {region: resources.when(read) for region, read in rows}
+
+    def _lately(self, place: Any, key: Any, build: Any, parameters: dict[str, Any]) -> Sequence[Any]:
         known = self._recent.get(place)
         if known is None or time.monotonic() - known[0] > RECENT_S:
             asked = time.monotonic()
-            sql = self.database.prepare((table.name, build), lambda: build(table))
+            sql = self.database.prepare(key, build)
             known = self._recent[place] = (asked, self.database.fetch(sql, parameters))
         return known[1]
 
@@ -206,6 +223,26 @@ class Store:
         values = {"t": self.instant(before)}
         self.database.transact(lambda cursor: self.database.run(cursor, sql, values) and None)
 
+    def cursors(self) -> list[dict[str, Any]]:
+        """How far each copy is."""
+        return [dict(row._mapping) for row in self.database.select(self.plumbing.cursor.select())]
+
+    def copied_logs(self) -> list[ownership.Grant]:
+        """The logs of other nodes that this one publishes again to its own subscribers."""
+        t = self.plumbing.cursor
+        rows = self.database.select(sa.select(t.c.region, t.c.epoch, t.c.incarnation).where(
+            t.c.domain == self.domain, t.c.epoch > 0))  # fmt: skip
+        return [ownership.Grant(region, self.domain, epoch, inc) for region, epoch, inc in rows]
+
+    def used(self, region: str) -> bool:
+        """Whether there is a record of a region that somebody made, rather than the plumbing."""
+        for codec in self.codecs.values():
+            t = codec.table
+            mine = sa.select(t.c.name).where(t.c.region == region, t.c.owner.not_in(("", "system"))).limit(1)
+            if self.database.select(mine):
+                return True
+        return False
+
     def own(self, region: str) -> None:
         """Records that this node owns its region from the first epoch on, unless something is recorded."""
         table = self.plumbing.ownership
@@ -218,7 +255,7 @@ class Store:
     def refresh_calendar(self, region: str, now: datetime.datetime, known: Any = calendar.announced) -> bool:
         """Takes over years that have been announced; whether anything changed that limits may rest on."""
         codec = self.codec(calendar_pb2.Calendar)
-        stored = [codec.decode(row).message for row in self.database.select(sa.select(*codec.columns))]
+        stored = self.every(calendar_pb2.Calendar)
         fresh = calendar.renewed(stored, region=region, now=now, known=known)
         for message in fresh:
             values = {

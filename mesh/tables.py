@@ -29,6 +29,7 @@ class Plumbing:
     inbox: sa.Table
     step: sa.Table
     request: sa.Table
+    cursor: sa.Table
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -163,5 +164,20 @@ def plumbing(metadata: sa.MetaData) -> Plumbing:
             column("time", INSTANT, nullable=False),
             sa.Index("mesh_request_time", "time"),
             comment="first answers by request_id, encrypted, replayed when the request is repeated",
+        ),
+        cursor=sa.Table(
+            "mesh_cursor",
+            metadata,
+            column("region", text, primary_key=True),
+            column("domain", text, primary_key=True),
+            column("node", text, nullable=False),
+            column("epoch", whole, nullable=False),
+            column("incarnation", whole, nullable=False),
+            column("number", big, nullable=False),
+            column("high_water", big, nullable=False),
+            column("read_time", INSTANT),
+            column("refused", big, nullable=False),
+            column("trouble", text, nullable=False),
+            comment="how far each log of another node is copied; read_time: as fresh as this when all is there",
         ),
     )

@@ -14,18 +14,32 @@ ENVIRONMENT = {"GOMEMLIMIT": "128MiB"}
 _SUBSCRIBE = ["village.>", "_INBOX.>"]
 
 
+def users(passwords: Mapping[str, str], domains: Sequence[str], before: str = "") -> str:
+    """The text of users.conf: this node's own users, and those of `before`, the file as it was, that are the
+    lines of other nodes. Separate from the rest, because the node process changes it while the broker runs."""
+    service = {"publish": ["village.>", "$JS.API.>", "$JS.ACK.>", "_INBOX.>"], "subscribe": _SUBSCRIBE}
+    subscriber = {"publish": _reading(domains), "subscribe": _SUBSCRIBE}
+    own = [
+        {"user": "service", "password": passwords["service"], "permissions": service},
+        {"user": "subscriber", "password": passwords["subscriber"], "permissions": subscriber},
+    ]
+    lines = [u for u in json.loads(before)["users"] if u["user"].startswith("node-")] if before else []
+    return json.dumps({"users": [*own, *lines]}, indent=1)
+
+
 def configuration(
     *,
     server_name: str,
     port: int,
     store: str,
     passwords: Mapping[str, str],
-    domains: Sequence[str],
+    users_file: str,
+    leaves: int = 0,
+    line: str = "",
 ) -> str:
-    """The text of nats.conf. It holds the passwords. JSON is a part of that format, except for the escapes
-    of JSON: what goes in is ASCII, and `store` is seen from the node's directory, whatever its name."""
-    service = {"publish": ["village.>", "$JS.API.>", "$JS.ACK.>", "_INBOX.>"], "subscribe": _SUBSCRIBE}
-    subscriber = {"publish": _reading(domains), "subscribe": _SUBSCRIBE}
+    """The text of nats.conf. It holds passwords. JSON is a part of that format, except for the escapes
+    of JSON: what goes in is ASCII, and `store` is seen from the node's directory, whatever its name.
+    `leaves`: the port where lines of other nodes end, behind the gateway; `line`: the URL of this node's own."""
     content: dict[str, Any] = {
         "server_name": server_name,
         "host": "127.0.0.1",
@@ -34,19 +48,24 @@ def configuration(
         "ping_interval": "20s",
         "jetstream": {
             "store_dir": store,
+            "domain": server_name,
             # By default acknowledged messages reach the disk up to two minutes later.
             "sync_interval": "always",
             "max_memory_store": 64 * 1024 * 1024,
             "max_file_store": 10 * 1024 * 1024 * 1024,
         },
-        "authorization": {
-            "users": [
-                {"user": "service", "password": passwords["service"], "permissions": service},
-                {"user": "subscriber", "password": passwords["subscriber"], "permissions": subscriber},
-            ]
-        },
+        "system_account": "SYSTEM",
+        "accounts": {"SYSTEM": {"users": [{"user": "system", "password": passwords["system"]}]}},
     }
-    return json.dumps(content, indent=1)
+    if leaves:
+        content["websocket"] = {"host": "127.0.0.1", "port": leaves, "no_tls": True, "compression": True}
+        # nodes come by WebSocket; without a port of its own the broker takes no lines at all
+        content["leafnodes"] = {"host": "127.0.0.1", "port": -1, "no_advertise": True}
+    if line:
+        remote = {"url": line, "ws_compression": True, "first_info_timeout": "10s"}
+        content["leafnodes"] = {"reconnect": "1s", "no_advertise": True, "remotes": [remote]}
+    text = json.dumps(content, indent=1)
+    return f'{text[:-2]},\n "authorization" {{ include "{users_file}" }}\n}}\n'
 
 
 def command(configuration_file: str) -> list[str]:

@@ -2,6 +2,7 @@
 Separate, because everything else in this package stands on it."""
 
 import base64
+import datetime
 import io
 import json
 import os
@@ -12,14 +13,20 @@ import tarfile
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from mesh import keys, regions
+from gateway import authority
+from mesh import keys, regions, trust
 from village.type.v1 import level_pb2
 
-BROKER_USERS = ("service", "subscriber")
+BROKER_USERS = ("service", "subscriber", "system")
 FOLDERS = ("secrets", "run", "data", "data/nats", "data/attachments", "data/anchors", "trust", "logs",
            "envoy", "envoy/dyn")  # fmt: skip
 
 RINGS = ("secrets/key_ring.json", "secrets/seal_ring.json")
+NODE_KEY, AUTHORITY_KEY = "secrets/node_key.pem", "secrets/authority_key.pem"
+"""The key by which the node proves who it is, and, at the province, the one that signs for the mesh."""
+LINE = "secrets/line.json"
+"""The node's line to its province: where, as whom, and with which password."""
+USERS = "secrets/users.conf"
 AUDIT_KEY, AUDIT_PUBLIC = "secrets/audit_key.pem", "trust/audit_key.pem"
 """The key that signs the audit trail, and its public half."""
 _KEY_BYTES = 32
@@ -50,6 +57,12 @@ def lay_out(data: pathlib.Path, region: str) -> None:
     _audit_key(data)
     words = {user: secrets.token_urlsafe(24) for user in BROKER_USERS}
     create(data / "secrets/nats.json", json.dumps(words))
+    if level_of(region) == "PROVINCE":
+        create(data / AUTHORITY_KEY, authority.new_key().decode())
+        signing = (data / AUTHORITY_KEY).read_bytes()
+        found = authority.self_signed(signing, region, datetime.datetime.now(datetime.UTC))
+        create(data / "trust" / trust.AUTHORITY, found.decode())
+        create(data / NODE_KEY, authority.new_key().decode())
     create(data / "region", f"{region}\n")  # last: from now on the key rings must be there
 
 
@@ -63,7 +76,34 @@ def files(data: pathlib.Path) -> dict[str, str]:
         "VILLAGEMESH_ANCHORS": f"{root}/data/anchors",
         "VILLAGEMESH_ATTACHMENTS_URL": f"file://{root}/data/attachments",
         "VILLAGEMESH_ISSUERS": f"{root}/trust/issuers.json",
+        **_mesh_files(root),
     }
+
+
+def _mesh_files(root: pathlib.Path) -> dict[str, str]:
+    """What a node of a mesh has besides."""
+    found: dict[str, str] = {}
+    if joined(root):
+        found |= {"VILLAGEMESH_TRUST": f"{root}/trust", "VILLAGEMESH_NODE_KEY": f"{root}/{NODE_KEY}"}
+    if (root / AUTHORITY_KEY).exists():
+        found |= {
+            "VILLAGEMESH_AUTHORITY_KEY": f"{root}/{AUTHORITY_KEY}",
+            "VILLAGEMESH_BROKER_USERS": f"{root}/{USERS}",
+        }
+    return found
+
+
+def joined(data: pathlib.Path) -> bool:
+    """Whether the node belongs to a mesh: it is a province's, or has joined one."""
+    return (data / AUTHORITY_KEY).exists() or (data / LINE).exists()
+
+
+def line(data: pathlib.Path) -> dict[str, str]:
+    """The node's line to its province; empty when it has none."""
+    try:
+        return dict(json.loads((data / LINE).read_text()))
+    except FileNotFoundError:
+        return {}
 
 
 def _audit_key(data: pathlib.Path) -> None:

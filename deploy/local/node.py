@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from deploy.local import directory, prepare, supervisor
+from deploy.local import directory, joining, prepare, supervisor
 
 _READY_SECONDS = 60.0
 _HOPELESS = 4
@@ -50,7 +50,13 @@ def running(data: pathlib.Path) -> int:
 
 def check_ports(plan: prepare.Plan) -> None:
     """NotUp, with the port's name, when one is taken."""
-    for port, name in ((plan.port, "gateway"), (plan.port + 1, "broker")):
+    wanted = {"gateway": 0, "broker": 1}
+    if directory.level_of(plan.region) == "PROVINCE":
+        wanted |= {"office": prepare.OFFICE, "lines of nodes": prepare.LEAVES}
+    elif plan.joining is not None:
+        wanted["line to the province"] = prepare.LINE
+    for name, more in wanted.items():
+        port = plan.port + more
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -68,6 +74,9 @@ def prepared(data: pathlib.Path, plan: prepare.Plan) -> Iterator[int]:
     try:
         check_ports(plan)
         prepare.prepare(data, plan.region, production=plan.issuers is not None)
+        if plan.joining is not None:
+            issuers = prepare.issuers_file(data, plan)
+            joining.join(data, plan.region, *plan.joining, issuers=issuers)
         prepare.configure(data, plan)
         for name in (
             supervisor.STATE,

@@ -2,6 +2,7 @@
 supervisor is to run. Separate from running it; it may be done again."""
 
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
@@ -10,12 +11,16 @@ from typing import Any
 
 import deploy
 from deploy.local import broker, directory, issuer, supervisor
-from gateway import envoy, published
+from gateway import VERSION, authority, bundles, envoy, published
+from mesh import trust
 
 ROOT = pathlib.Path(deploy.__path__[0]).resolve().parent
 CONTRACTS = ROOT / "gen/village.binpb"
 SERVICES_SOCKET = "unix:run/services.sock"
 PATIENCE_SECONDS = 15
+OFFICE, LINE, LEAVES = 2, 2, 3
+"""Ports of a node besides the gateway's and the next, its broker's: at the province the one where other nodes
+call, and the one where the broker takes their lines; elsewhere the one where the node's own line begins."""
 PLAN = "secrets/plan.json"
 """May hold a database's password."""
 
@@ -31,6 +36,10 @@ class Plan:
     cors_origins: tuple[str, ...] = ()
     database: str = ""
     """SQLAlchemy URL with `{domain}`; empty for SQLite files in the directory."""
+    office_address: str = ""
+    """At a province: where other nodes call, at the port after the broker's. The gateway's address when empty."""
+    joining: tuple[str, str] | None = None
+    """Elsewhere: the address of the province's office, and the code, which is needed once."""
     issuers: pathlib.Path | None = None
     """Production: whose tokens count. None: the node vouches for itself with a development issuer."""
 
@@ -56,20 +65,43 @@ def prepare(data: pathlib.Path, region: str, *, production: bool = False) -> Non
 
 def configure(data: pathlib.Path, plan: Plan) -> None:
     """Writes what the programs of the node read, after `prepare`. ValueError for an unknown domain."""
+    _publish(data, plan)
     spec = gateway_spec(data, plan)
     envoy.write(spec, data)
-    text = broker.configuration(
-        server_name=f"node-{plan.region}",
-        port=plan.port + 1,
-        store="data/nats",
-        passwords=directory.passwords(data),
-        domains=plan.services,
-    )
-    directory.replace(data / "secrets/nats.conf", text)
+    _configure_broker(data, plan)
     kept = {"database": plan.database, "issuers": str(plan.issuers.resolve()) if plan.issuers else ""}
     directory.replace(data / PLAN, json.dumps(kept))
     programs = {"patience": PATIENCE_SECONDS, "programs": _programs(data, plan, spec)}
     directory.replace(data / supervisor.PROGRAMS, json.dumps(programs, indent=1))
+
+
+def _publish(data: pathlib.Path, plan: Plan) -> None:
+    """At a province the first bundle, before there is anybody to sign it while running."""
+    folder = data / "trust"
+    if not (data / directory.AUTHORITY_KEY).exists() or (folder / trust.BUNDLE).exists():
+        return
+    office = bundles.Office(
+        region=plan.region, folder=folder, key=data / directory.AUTHORITY_KEY, issuers=issuers_file(data, plan),
+        node_key=data / directory.NODE_KEY, users=data / directory.USERS, software=VERSION, domains=plan.services,
+    )  # fmt: skip
+    office.begin(datetime.datetime.now(datetime.UTC))
+
+
+def _configure_broker(data: pathlib.Path, plan: Plan) -> None:
+    words, line = directory.passwords(data), directory.line(data)
+    users = data / directory.USERS
+    before = users.read_text() if users.exists() else ""
+    directory.replace(users, broker.users(words, (*plan.services, "mesh"), before))
+    text = broker.configuration(
+        server_name=f"node-{plan.region}",
+        port=plan.port + 1,
+        store="data/nats",
+        passwords=words,
+        users_file=users.name,
+        leaves=plan.port + LEAVES if (data / directory.AUTHORITY_KEY).exists() else 0,
+        line=f"ws://{line['user']}:{line['password']}@127.0.0.1:{plan.port + LINE}" if line else "",
+    )
+    directory.replace(data / "secrets/nats.conf", text)
 
 
 def gateway_spec(data: pathlib.Path, plan: Plan) -> envoy.NodeSpec:
@@ -84,7 +116,22 @@ def gateway_spec(data: pathlib.Path, plan: Plan) -> envoy.NodeSpec:
         issuers=_issuers(issuers_file(data, plan)),
         descriptor_set=CONTRACTS,
         cors_origins=plan.cors_origins,
+        **_mesh_spec(data, plan),
     )
+
+
+def _mesh_spec(data: pathlib.Path, plan: Plan) -> dict[str, Any]:
+    """The node's part in a mesh, as its gateway sees it."""
+    root = data.resolve()
+    files = {"authority": "trust/authority.pem", "certificate": "trust/node.pem", "key": directory.NODE_KEY}
+    if (data / directory.AUTHORITY_KEY).exists():
+        office = envoy.Office(port=plan.port + OFFICE, address=plan.office_address or plan.address,
+                              leaves=f"127.0.0.1:{plan.port + LEAVES}", **files)  # fmt: skip
+        return {"office": office}
+    if line := directory.line(root):
+        return {"province": envoy.Province(address=line["address"], name=authority.server_name(line["province"]),
+                                           line=f"127.0.0.1:{plan.port + LINE}", **files)}  # fmt: skip
+    return {}
 
 
 def issuers_file(data: pathlib.Path, plan: Plan) -> pathlib.Path:
@@ -101,8 +148,16 @@ def environment(data: pathlib.Path, plan: Plan) -> dict[str, str]:
         "VILLAGEMESH_DATABASE_URL": plan.database or f"sqlite:///{data.resolve()}/data/{{domain}}.db",
         "VILLAGEMESH_NATS_URL": broker_url(data, "service", plan.port + 1),
         **directory.files(data),
+        **_lines(data, plan),
         "VILLAGEMESH_ISSUERS": str(issuers_file(data, plan).resolve()),
     }
+
+
+def _lines(data: pathlib.Path, plan: Plan) -> dict[str, str]:
+    """Where the lines to other nodes begin."""
+    if (data / directory.AUTHORITY_KEY).exists():
+        return {"VILLAGEMESH_BROKER_SYSTEM_URL": broker_url(data, "system", plan.port + 1)}
+    return {"VILLAGEMESH_UPLINK": f"127.0.0.1:{plan.port + LINE}"} if directory.line(data) else {}
 
 
 def python_environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Time limits of reports (时限规定): versioned by county, never constants in code."""
 
-from mesh import calls, errors, resources
+from mesh import calls, errors, regions, resources
 from village.habitat.v1 import events_pb2
 from village.habitat.v1.report_policy_pb2 import (
     GetReportPolicyRequest,
@@ -40,6 +40,8 @@ def list_report_policies(request: ListReportPoliciesRequest, call: calls.Call) -
 def seed(call: calls.Call) -> None:
     """The platform's defaults, until the county issues its own: 1 working day to accept, 3, 5 and 7 for
     village, township and county (SM-0; local values, not from a standard)."""
+    if regions.level(call.region) != level_pb2.LEVEL_COUNTY:
+        return  # reports are a county's
     if call.find(ReportPolicy, f"regions/{call.region}/reportPolicies/default") is not None:
         return
     village, township, county = (

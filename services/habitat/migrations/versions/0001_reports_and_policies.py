@@ -240,6 +240,25 @@ def upgrade() -> None:
         sqlite_where=sa.text("seal IS NULL"),
     )
     op.create_table(
+        "mesh_cursor",
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("domain", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("node", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("incarnation", sa.Integer(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("high_water", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "read_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("refused", sa.BigInteger(), nullable=False),
+        sa.Column("trouble", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("region", "domain"),
+        comment="how far each log of another node is copied; read_time: as fresh as this when all is there",
+    )
+    op.create_table(
         "mesh_inbox",
         sa.Column("reaction", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("event_id", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),

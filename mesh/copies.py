@@ -1,0 +1,289 @@
+"""The receiving side: rows pulled from another node become this node's copy of its records, its own republication
+of their events, and a cursor, in one commit. Separate from `replication`, which hands them out."""
+
+import dataclasses
+import hashlib
+import logging
+import zlib
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.message import DecodeError, Message
+from sqlalchemy.dialects import postgresql, sqlite
+
+from mesh import contract, events, metrics, regions, replication, resources, tables
+from mesh.store import Store
+from village.mesh.v1 import link_pb2 as pb
+
+UNPACKED = 8 * 1024 * 1024
+log = logging.getLogger(__name__)
+
+
+class BadBatch(Exception):  # noqa: N818 - an answer, not a fault
+    """What another node sent does not fit what is here: the batch is refused whole, and asked for again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+    """How far the log of a region is copied."""
+
+    epoch: int = 0
+    incarnation: int = 0
+    number: int = 0
+    high_water: int = 0
+
+
+@dataclasses.dataclass
+class _Batch:
+    """A batch as it is written."""
+
+    outbox: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    records: dict[str, dict[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    """By kind and name: the last of each."""
+    steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    refused: int = 0
+
+
+class Copies:
+    """The copies that one domain's database holds of other nodes' records."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._table = store, store.plumbing.cursor
+
+    def cursor(self, region: str) -> Cursor:
+        """Where the copy of a region stands."""
+        found = self._store.lookup(self._table, region=region, domain=self._store.domain)
+        if found is None:
+            return Cursor()
+        return Cursor(found["epoch"], found["incarnation"], found["number"], found["high_water"])
+
+    def apply(self, region: str, node: str, answer: pb.PullLogResponse) -> int:
+        """Writes a batch; how many rows it had. BadBatch when it does not follow the cursor."""
+        at = self.cursor(region)
+        place = (answer.epoch, answer.incarnation)
+        if place < (at.epoch, at.incarnation):
+            raise BadBatch(f"epoch {answer.epoch}.{answer.incarnation} is behind {at.epoch}.{at.incarnation}")
+        before = at.number if place == (at.epoch, at.incarnation) else 0
+        rows = unpacked(answer.rows)
+        follow(rows, before)
+        batch = self._batch(region, answer, rows)
+        last = rows[-1].number if rows else before
+        fresh = last >= answer.high_water
+        values = {
+            "region": region, "domain": self._store.domain, "node": node, "epoch": answer.epoch,
+            "incarnation": answer.incarnation, "number": last, "high_water": answer.high_water,
+            "trouble": "",
+        }  # fmt: skip
+        if fresh:
+            values["read_time"] = self._store.instant(resources.moment(answer.read_time))
+        self._store.database.transact(lambda cursor: self._write(cursor, at, values, batch))
+        if place != (at.epoch, at.incarnation):
+            self._store.copied += 1
+        if rows:
+            metrics.copied.labels(self._store.domain).inc(len(rows))
+        if batch.refused:
+            metrics.refused_rows.labels(self._store.domain).inc(batch.refused)
+        return len(rows)
+
+    def note(self, region: str, node: str, why: str) -> None:
+        """Says in the cursor what keeps a copy from going on; `status` shows it."""
+        at = self.cursor(region)
+        values = {**dataclasses.asdict(at), "region": region, "domain": self._store.domain, "node": node,
+                  "trouble": why[:500]}  # fmt: skip
+        self._store.database.transact(lambda cursor: self._write(cursor, at, values, _Batch()))
+
+    def _write(self, cursor: Any, at: Cursor, values: dict[str, Any], batch: _Batch) -> None:
+        store = self._store
+        for kind, records in batch.records.items():
+            rows = list(records.values())
+            met = self._many(cursor, store.codecs[kind].table, rows, keys=("name",), newer=True)
+            batch.refused += len(rows) - met  # what is here is a later version
+        if not self._move(cursor, at, {**values, "refused": batch.refused}):
+            raise BadBatch("somebody else moved the cursor")
+        if batch.outbox:
+            self._many(
+                cursor, store.plumbing.outbox, batch.outbox, keys=("region", "epoch", "incarnation", "number")
+            )
+            sql = store.database.prepare("copied up to", lambda: _numbered(store.plumbing.relay))
+            told = {k: values[k] for k in ("region", "epoch", "incarnation", "number")}
+            store.database.run(cursor, sql, told)
+        if batch.steps:
+            self._many(cursor, store.plumbing.step, batch.steps, keys=("name", "number"))
+
+    def _move(self, cursor: Any, at: Cursor, values: dict[str, Any]) -> bool:
+        """Moves the cursor on if it is still where it was read."""
+        db, t = self._store.database, self._table
+        if at == Cursor():
+            names = (*values, *(("read_time",) if "read_time" not in values else ()))
+            row = {name: values.get(name) for name in names}
+            made = self._many(cursor, t, [row], keys=("region", "domain"))
+            if made:
+                return True
+        was = {"was_epoch": at.epoch, "was_incarnation": at.incarnation, "was_number": at.number}
+
+        def build() -> Any:
+            given: dict[str, Any] = {k: sa.bindparam(k, type_=t.c[k].type) for k in values}
+            given["refused"] = t.c.refused + given["refused"]
+            return (
+                t.update()
+                .where(t.c.region == sa.bindparam("of_region", type_=tables.TEXT))
+                .where(t.c.domain == sa.bindparam("of_domain", type_=tables.TEXT))
+                .where(t.c.epoch == sa.bindparam("was_epoch", type_=sa.Integer))
+                .where(t.c.incarnation == sa.bindparam("was_incarnation", type_=sa.Integer))
+                .where(t.c.number == sa.bindparam("was_number", type_=sa.BigInteger))
+                .values(given)
+            )
+
+        sql = db.prepare(("move", *sorted(values)), build)
+        of = {"of_region": values["region"], "of_domain": values["domain"]}
+        return bool(db.run(cursor, sql, {**values, **was, **of}).rowcount)
+
+    def _many(
+        self,
+        cursor: Any,
+        table: sa.Table,
+        rows: list[dict[str, Any]],
+        *,
+        keys: tuple[str, ...],
+        newer: bool = False,
+    ) -> int:
+        """Adds rows; one that is there already stays, or with `newer` gives way to the same or a later
+        version."""
+        names = tuple(rows[0])
+
+        def build() -> Any:
+            insert: Any = (sqlite if self._store.sqlite else postgresql).insert(table)
+            made = insert.values({k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names})
+            if not newer:
+                return made.on_conflict_do_nothing(index_elements=list(keys))
+            return made.on_conflict_do_update(
+                index_elements=list(keys), set_={k: made.excluded[k] for k in names if k not in keys},
+                where=table.c.version <= made.excluded.version,
+            )  # fmt: skip
+
+        sql = self._store.database.prepare(("copy", table.name, newer, names), build)
+        return self._store.database.run_many(cursor, sql, [{f"x_{k}": v for k, v in r.items()} for r in rows])
+
+    def _batch(self, region: str, answer: pb.PullLogResponse, rows: list[pb.LogRow]) -> _Batch:
+        batch, store = _Batch(), self._store
+        begins = f"village.{regions.tokens(region)}.{store.domain}."
+        known = dict(replication.rising(store))
+        for row in rows:
+            why = row.void
+            if not why:
+                if not row.subject.startswith(begins) or resources.region_in(row.name) != region:
+                    why = "FOREIGN"  # it speaks of what is not its sender's
+                else:
+                    why = self._take(batch, row, known)
+                batch.refused += bool(why)
+                if why:
+                    about = {"region": region, "number": row.number, "type": row.type, "why": why}
+                    log.error("an event of another node is refused", extra={"about": about})
+            batch.outbox.append(
+                {
+                    "region": region, "epoch": answer.epoch, "incarnation": answer.incarnation,
+                    "number": row.number, "event_id": row.event_id, "type": row.type,
+                    "subject": row.subject if row.subject.startswith(begins) else f"{begins}void.refused",
+                    "name": row.name, "time": store.instant(resources.moment(row.time)), "trace": row.trace,
+                    "audit_digest": row.audit_digest, "payload": row.payload, "void": why or None,
+                }
+            )  # fmt: skip
+        return batch
+
+    def _take(self, batch: _Batch, row: pb.LogRow, known: dict[str, resources.Codec]) -> str:
+        """Takes the record that an event carries; why it cannot, or empty. An event of a newer contract is
+        passed on and kept, and what this node knows of it is copied."""
+        cls = events.class_of(row.type)
+        if cls is None:
+            return ""
+        try:
+            event: Any = cls.FromString(row.payload)
+            described = contract.read_event(cls)
+            raw = _first_field(row.payload)
+            message = getattr(event, described.field)
+            version = int(message.etag or "0")
+        except (DecodeError, ValueError, contract.BadContract):
+            return "MALFORMED"
+        codec = known.get(described.resource)
+        if codec is None:
+            return ""
+        if message.name != row.name or codec.resource.pattern.match(message.name) is None:
+            return "MALFORMED"
+        records = batch.records.setdefault(described.resource, {})
+        before = records.get(message.name)
+        if before is not None and before["version"] > version:
+            return "BACKWARDS"
+        records[message.name] = self.row(codec, message, version, raw)
+        if "step" in cls.DESCRIPTOR.fields_by_name and event.HasField("step"):
+            batch.steps.append(self._store.step_values(message.name, event.step))
+        return ""
+
+    @staticmethod
+    def row(codec: resources.Codec, message: Message, version: int, raw: bytes) -> dict[str, Any]:
+        """A copied record as a row. Nothing rings on it: its limits are its owner's."""
+        name = message.name  # type: ignore[attr-defined]
+        return {
+            "name": name, "region": resources.region_in(name), "version": version, "owner": "",
+            "alarm_time": None, "digest": hashlib.sha256(raw).hexdigest(), **codec.encode(message),
+        }  # fmt: skip
+
+    def mend(self, codec: resources.Codec, raws: list[bytes]) -> None:
+        """Puts records as their owner sent them in the place of what is here."""
+        rows = []
+        for raw in raws:
+            message: Any = codec.resource.cls.FromString(raw)
+            rows.append(self.row(codec, message, int(message.etag or "0"), raw))
+        if rows:
+            self._store.database.transact(
+                lambda cursor: self._many(cursor, codec.table, rows, keys=("name",), newer=True) and None
+            )
+
+    def drop(self, codec: resources.Codec, names: list[str]) -> None:
+        """Removes copies of what their owner does not have."""
+        table = codec.table
+        self._store.database.change(table.delete().where(table.c.name.in_(names)))
+
+
+def unpacked(raw: bytes) -> list[pb.LogRow]:
+    """The rows of a batch. BadBatch when they cannot be read, or would be larger than a batch may be."""
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(raw, UNPACKED) if raw else b""
+        if unpacker.unconsumed_tail:
+            raise BadBatch("the batch is larger than it may be")
+        return list(pb.LogRows.FromString(data).rows)
+    except (zlib.error, DecodeError) as fault:
+        raise BadBatch(f"the batch cannot be read: {fault}") from fault
+
+
+def follow(rows: list[pb.LogRow], before: int) -> None:
+    """BadBatch unless the rows are numbered on from `before`, none missing and none twice."""
+    for expected, row in enumerate(rows, before + 1):
+        if row.number != expected:
+            raise BadBatch(f"number {row.number} where {expected} belongs")
+
+
+def _first_field(payload: bytes) -> bytes:
+    """The bytes of a message's first field, as they were sent: its digest is over them."""
+    if payload[:1] != b"\x0a":
+        raise ValueError("the event carries no record")
+    size, shift, at = 0, 0, 1
+    while True:
+        size |= (payload[at] & 0x7F) << shift
+        at += 1
+        if payload[at - 1] < 0x80:
+            return payload[at : at + size]
+        shift += 7
+
+
+def _numbered(relay: sa.Table) -> Any:
+    """The relay's note of a log that was numbered elsewhere."""
+    big = sa.BigInteger
+    return sa.text(
+        f"INSERT INTO {relay.name} (region, epoch, incarnation, fence, numbered, published) "
+        "VALUES (:region, :epoch, :incarnation, 0, :number, 0) "
+        "ON CONFLICT (region, epoch, incarnation) DO UPDATE SET numbered = excluded.numbered"
+    ).bindparams(
+        sa.bindparam("region", type_=tables.TEXT), sa.bindparam("epoch", type_=sa.Integer),
+        sa.bindparam("incarnation", type_=sa.Integer), sa.bindparam("number", type_=big),
+    )  # fmt: skip

@@ -1,0 +1,297 @@
+"""Calls between nodes: up to the province by gRPC, down to a county as requests over the broker's line, which
+the county has dialled. Separate from the chain, which they carry calls to, and from who owns what."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from mesh import bus, errors, regions, resources, rpc, statuses, trust
+from mesh.transport import Pool
+from village.mesh.v1 import link_pb2
+
+NODE = rpc.NODE
+DIRECTORY = "village.directory"
+PART_BYTES = 256 * 1024
+MOST_BYTES = 900_000
+PATIENCE_S = 15.0
+_NOT_SENT = ("connection failure", "no healthy upstream", "failed to connect", "overflow", "no route")
+_NOT_PASSED = ("connection", "host", "te", "user-agent", "content-type", "grpc-", "x-forwarded", "x-request-id",
+               "x-envoy", "accept", ":", NODE)  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+class NotDelivered(errors.Unavailable):
+    """The owner cannot be reached; nothing was done."""
+
+    en = "{what} cannot be reached; nothing was done"
+    zh = "负责该地区的节点暂时无法连接"
+
+
+def subject(kind: str, region: str, last: str) -> str:
+    """`village.call.36.04.23.habitat`."""
+    return f"village.{kind}.{regions.tokens(region)}.{last}"
+
+
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a call that go with it to another node."""
+    return {k: v for k, v in headers.items() if not k.startswith(_NOT_PASSED)}
+
+
+Answer = tuple[bytes, dict[str, str]]
+"""An answer's bytes and headers."""
+
+
+class Links:
+    """A node's lines. `domains`: whose calls are answered here."""
+
+    def __init__(
+        self,
+        directory: trust.Directory,
+        chain: rpc.Chain,
+        *,
+        broker: str,
+        uplink: str,
+        domains: Sequence[str],
+        threads: int,
+    ) -> None:
+        self.directory, self._chain, self._broker, self._domains = directory, chain, broker, domains
+        self._pool = Pool(threads, "link")
+        self._channel = self._dial(uplink) if uplink else None
+        self._waiting: dict[str, asyncio.Queue[Any]] = {}
+        self._client: Client | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stubs: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self.told = asyncio.Event()
+        """Set when the province says that the directory has changed."""
+        self.marked: Callable[[str, str], None] = lambda _node, _domain: None
+        """Called when a node says that a log of its domain has grown."""
+
+    # asking
+
+    def call(self, node: str, path: str, raw: bytes, headers: Mapping[str, str], timeout: float) -> Answer:
+        """Calls a method at another node, in this node's name. Unavailable when it was certainly not
+        delivered, DeadlineExceeded when that is not known, Passed with what it refused with."""
+        signed = self._signed(node, headers)
+        if self._channel is not None:
+            return self._up(path, raw, signed, timeout)
+        if self._loop is None:
+            raise NotDelivered(what=f"node {node}")
+        future = asyncio.run_coroutine_threadsafe(self._down(node, path, raw, signed, timeout), self._loop)
+        try:
+            return future.result(timeout + 1)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise errors.DeadlineExceeded from None
+
+    async def ask(
+        self, node: str, path: str, raw: bytes, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        """The same from the lines' own loop."""
+        signed = self._signed(node, headers)
+        if self._channel is not None:
+            return await asyncio.to_thread(self._up, path, raw, signed, timeout)
+        return await self._down(node, path, raw, signed, timeout)
+
+    def _signed(self, node: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Headers with this node's proof, if the other one is to be called from here at all."""
+        moment = resources.utcnow()
+        entry = self.directory.view.nodes.get(node)
+        if entry is None or entry.revoked or self.directory.expired(moment):
+            raise NotDelivered(what=f"node {node}", delay=60.0)
+        if self.directory.parent() not in ("", node):
+            raise NotDelivered(what=f"node {node}", delay=60.0)
+        return {**headers, NODE: self.directory.token(node, moment)}
+
+    def reachable(self, node: str, timeout: float = 2.0) -> bool:
+        """Whether a node answers at all."""
+        try:
+            self.call(node, "/village.mesh.v1.DirectoryService/GetNode", b"", {}, timeout)
+        except errors.Refusal:
+            return False
+        return True
+
+    @staticmethod
+    def _dial(target: str) -> Any:
+        options = [
+            ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.enable_retries", 0),
+        ]
+        return grpc.insecure_channel(target, options=options)
+
+    def _up(self, path: str, raw: bytes, headers: Mapping[str, str], timeout: float) -> Answer:
+        with self._lock:
+            stub = self._stubs.get(path)
+            if stub is None:
+                stub = self._stubs[path] = self._channel.unary_unary(path)  # type: ignore[union-attr]
+        try:
+            answer, call = stub.with_call(raw, timeout=timeout, metadata=tuple(headers.items()))
+        except grpc.RpcError as fault:
+            raise self._refused(fault) from fault
+        return answer, {k: v for k, v in call.initial_metadata() if k.startswith("x-village-")}
+
+    @staticmethod
+    def _refused(fault: Any) -> errors.Refusal:
+        found = rpc_status.from_call(fault)
+        if found is not None and found.details:
+            return errors.Passed(found)
+        said = (fault.details() or "").lower()
+        if fault.code() == grpc.StatusCode.UNAVAILABLE and any(text in said for text in _NOT_SENT):
+            return NotDelivered(what="the province")
+        if fault.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
+                            grpc.StatusCode.CANCELLED):  # fmt: skip
+            return errors.DeadlineExceeded()
+        return errors.Passed(status_pb2.Status(code=fault.code().value[0], message=said))
+
+    async def _down(
+        self, node: str, path: str, raw: bytes, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        if self._client is None:
+            raise NotDelivered(what=f"node {node}")
+        if len(raw) > MOST_BYTES:
+            raise errors.Invalid("(message)", f"is larger than the {MOST_BYTES} bytes that a line takes")
+        call = link_pb2.LinkCall(path=path, headers=headers, request=raw, timeout_ms=int(timeout * 1000))
+        domain, ticket = path.split(".")[1], uuid.uuid4().hex
+        queue = self._waiting[ticket] = asyncio.Queue()
+        try:
+            await self._client.publish(
+                subject("call", node, domain), call.SerializeToString(), reply=subject("answer", node, ticket)
+            )
+            parts: list[bytes] = []
+            async with asyncio.timeout(timeout):
+                while True:
+                    message: Msg = await queue.get()
+                    if (message.headers or {}).get("Status") == "503":
+                        raise NotDelivered(what=f"{domain} of node {node}")
+                    answer = link_pb2.LinkAnswer.FromString(message.data)
+                    if answer.status:
+                        raise errors.Passed(status_pb2.Status.FromString(answer.status))
+                    parts.append(answer.response)
+                    if not answer.more:
+                        return b"".join(parts), dict(answer.headers)
+        except TimeoutError:
+            raise errors.DeadlineExceeded from None
+        except DecodeError as fault:
+            raise NotDelivered(what=f"node {node}") from fault
+        finally:
+            del self._waiting[ticket]
+
+    # answering
+
+    async def run(self) -> None:
+        """Keeps the lines for ever."""
+        self._loop = asyncio.get_running_loop()
+        self._client = await bus.connect(self._broker)
+        me = self.directory.region
+        for domain in self._domains:
+            await self._client.subscribe(subject("call", me, domain), queue="node", cb=self._called)
+        await self._client.subscribe("village.answer.>", cb=self._answered)
+        await self._client.subscribe("village.mark.>", cb=self._mark)
+        await self._client.subscribe(DIRECTORY, cb=self._directory)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._pool.shutdown(wait=True)
+            await self._client.close()
+
+    async def _answered(self, message: Msg) -> None:
+        queue = self._waiting.get(message.subject.rpartition(".")[2])
+        if queue is not None:
+            queue.put_nowait(message)
+
+    async def _mark(self, message: Msg) -> None:
+        *_, province, city, county, domain = message.subject.split(".")
+        self.marked(f"{province}{city}{county}", domain)
+
+    async def _directory(self, _message: Msg) -> None:
+        self.told.set()
+
+    async def _called(self, message: Msg) -> None:
+        """Takes a call; its answer is made in a thread and sent back in parts."""
+        if not message.reply:
+            return
+        if self._pool.full:
+            await self._reply(message.reply, self._status(errors.Overloaded(what="the service")))
+            return
+        arrived = time.monotonic()
+        future = self._pool.submit(self._answer, message.data, arrived)
+        asyncio.ensure_future(self._finish(message.reply, asyncio.wrap_future(future)))  # noqa: RUF006
+
+    async def _finish(self, reply: str, future: "asyncio.Future[list[link_pb2.LinkAnswer]]") -> None:
+        for part in await future:
+            await self._reply(reply, part)
+
+    async def _reply(self, reply: str, answer: link_pb2.LinkAnswer) -> None:
+        with contextlib.suppress(Exception):  # the line is away: who asked will not wait for ever
+            await self._client.publish(reply, answer.SerializeToString())  # type: ignore[union-attr]
+
+    def _answer(self, data: bytes, arrived: float) -> list[link_pb2.LinkAnswer]:
+        try:
+            call = link_pb2.LinkCall.FromString(data)
+            headers = dict(call.headers)
+            self.directory.sender(headers.get(NODE, ""), resources.utcnow())
+            endpoint = self._chain.endpoints.get(call.path)
+            if endpoint is None or endpoint.method.streams_in or endpoint.method.streams_out:
+                raise errors.NotFound(name=call.path)
+            remaining = call.timeout_ms / 1000 - (time.monotonic() - arrived)
+            incoming = rpc.Incoming(call.path, call.request, headers, remaining)
+            raw = self._chain.answer(incoming)
+        except errors.Refusal as refusal:
+            return [self._status(refusal)]
+        except Exception:  # the broker gave bytes that are no call, or worse
+            log.exception("a call over the line failed")
+            return [self._status(errors.Internal(trace_id=""))]
+        pieces = [raw[at : at + PART_BYTES] for at in range(0, len(raw), PART_BYTES)] or [b""]
+        return [
+            link_pb2.LinkAnswer(response=piece, headers=incoming.told, more=n < len(pieces))
+            for n, piece in enumerate(pieces, 1)
+        ]
+
+    @staticmethod
+    def _status(refusal: errors.Refusal) -> link_pb2.LinkAnswer:
+        return link_pb2.LinkAnswer(status=statuses.status(refusal).SerializeToString())
+
+    # telling
+
+    def tell(self, subject_: str) -> None:
+        """Says something to whoever listens, from any thread; lost when the line is away."""
+        if self._loop is not None and self._client is not None:
+            asyncio.run_coroutine_threadsafe(self._tell(subject_), self._loop)
+
+    async def _tell(self, subject_: str) -> None:
+        with contextlib.suppress(Exception):
+            await self._client.publish(subject_, b"")  # type: ignore[union-attr]
+
+    def mark(self, domain: str) -> None:
+        """Says that a log of a domain of this node has grown."""
+        self.tell(subject("mark", self.directory.region, domain))
+
+    def reload(self, system_url: str) -> None:
+        """Makes the broker read its users again, and hang up on those that it knows no more."""
+        if self._loop is not None and system_url:
+            asyncio.run_coroutine_threadsafe(bus.reload(system_url), self._loop).result(10)
+
+    def close(self) -> None:
+        """Hangs up."""
+        if self._channel is not None:
+            self._channel.close()
+
+
+def until(remaining: float | None) -> float:
+    """How long a call may take at another node; less than what is left here, to answer in time."""
+    return max(min(remaining or PATIENCE_S, PATIENCE_S) - 0.05, 0.05)

@@ -1,0 +1,107 @@
+"""Where a call goes that is for another owner: served here, answered from a copy, passed on, or refused.
+Separate from who owns what, which the commit asks too."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+from mesh import contract, errors, links, regions, resources, trust
+
+READ, SERVED_BY, AS_OF = "x-village-read", "x-village-served-by", "x-village-as-of"
+
+
+@dataclasses.dataclass(frozen=True)
+class PassedOn:
+    """An answer of another node, as its bytes."""
+
+    raw: bytes
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - as a message's
+        return self.raw
+
+
+class Routes:
+    """Where a call goes: served here, answered from a copy, passed on, or refused."""
+
+    def __init__(self, directory: trust.Directory, lines: links.Links) -> None:
+        self.directory, self.lines = directory, lines
+
+    def elsewhere(self, endpoint: Any, incoming: Any, asking: Any, named: str, now: datetime.datetime) -> Any:
+        """The owner's answer, or None when this node is to answer by itself. `named`: the record or the place
+        that the call is about."""
+        me, told, method, store = self.directory.region, incoming.told, endpoint.method, endpoint.store
+        told[SERVED_BY] = me
+        if store is None or not named or local(method):
+            return None
+        view, region = self.directory.view, resources.region_in(named)
+        if not regions.valid(region) or store.grants.owned(region):
+            if listing(method, named):
+                self._date(told, store, region, now)
+            else:
+                told[AS_OF] = resources.rfc3339(now)
+            return None
+        owner = view.owner(region, store.domain)
+        if not owner:
+            raise errors.NotOwnedHere(region=region)
+        if owner == me:  # frozen, or not taken over yet: the commit would refuse
+            return None if method.read_only else self._not_now(region)
+        if self.directory.is_province:
+            return self._down(endpoint, incoming, asking, named, owner)
+        if asking.sender == view.province:
+            raise errors.NotOwnedHere(region=region)  # it knows better by now than when it passed this on
+        return self._pass(view.province, endpoint, incoming, asking)
+
+    @staticmethod
+    def _not_now(region: str) -> Any:
+        raise errors.Unavailable(what=f"the owner of {region}", delay=2.0)
+
+    def _down(self, endpoint: Any, incoming: Any, asking: Any, named: str, owner: str) -> Any:
+        method, wanted = endpoint.method, incoming.headers.get(READ, "")
+        if not method.read_only:
+            return self._pass(owner, endpoint, incoming, asking)
+        if wanted not in ("", "owner", "replica"):
+            raise errors.Invalid(READ, "is owner or replica")
+        if wanted != "replica" and (wanted == "owner" or not listing(method, named)):
+            try:
+                return self._pass(owner, endpoint, incoming, asking)
+            except (errors.Unavailable, errors.DeadlineExceeded):
+                if wanted == "owner":
+                    raise
+        incoming.told[SERVED_BY] = self.directory.region
+        self._date(incoming.told, endpoint.store, resources.region_in(named), asking.now)
+        return None
+
+    def _date(self, told: dict[str, str], store: Any, region: str, now: datetime.datetime) -> None:
+        """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing when one
+        is not there at all yet."""
+        me, grants = self.directory.region, self.directory.view.grants
+        away = [
+            r
+            for (r, d), g in grants.items()
+            if d == store.domain and g.node != me and regions.contains(region, r)
+        ]
+        known = store.copied_times() if away else {}
+        if all(r in known for r in away):
+            told[AS_OF] = resources.rfc3339(min((known[r] for r in away), default=now))
+
+    def _pass(self, node: str, endpoint: Any, incoming: Any, asking: Any) -> PassedOn:
+        asking.passed_to = node
+        raw, told = self.lines.call(
+            node,
+            incoming.path,
+            incoming.raw,
+            links.passed_on(incoming.headers),
+            links.until(incoming.remaining),
+        )
+        incoming.told.update(told)
+        return PassedOn(raw)
+
+
+def local(method: contract.Method) -> bool:
+    """Whether a method is this very node's, whatever it is about."""
+    return method.of_nodes or method.name == "EnrolNode"
+
+
+def listing(method: contract.Method, named: str) -> bool:
+    """Whether a read is of many records, which copies answer, rather than of the one that is named."""
+    return method.parent == "parent" and named.count("/") == 1

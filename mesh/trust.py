@@ -1,0 +1,181 @@
+"""Whom a node trusts and what it knows of the mesh: the province's signed bundle, read from disk, and the
+node's own key. Separate from `identity`, which knows people's tokens only."""
+
+import dataclasses
+import datetime
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Mapping
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.message import DecodeError
+
+from mesh import errors, regions, resources
+from village.mesh.v1 import bundle_pb2
+
+BUNDLE, AUTHORITY, CERTIFICATE = "bundle.binpb", "authority.pem", "node.pem"
+"""In the folder of trust: the bundle, the certificate of whoever signs it, and the node's own."""
+LIFE = datetime.timedelta(days=45)
+LOOK_S = 0.5
+TOKEN_S, RENEW_S = 120, 60
+SKEW_S = 6 * 3600
+"""How wrong the clock of a node may be before others no longer take its word."""
+ISSUER = "village-mesh-node"
+ECDSA = ec.ECDSA(hashes.SHA256())
+log = logging.getLogger(__name__)
+
+
+class BadBundle(Exception):  # noqa: N818 - an answer, not a fault
+    """A bundle is not what the authority signed, or not for this mesh."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What a bundle says, as tables."""
+
+    province: str
+    version: int
+    issued: datetime.datetime
+    expires: datetime.datetime
+    nodes: Mapping[str, bundle_pb2.NodeEntry]
+    grants: Mapping[tuple[str, str], bundle_pb2.GrantEntry]
+    issuers: tuple[bundle_pb2.IssuerEntry, ...]
+    domains: tuple[str, ...] = ()
+
+    def owner(self, region: str, domain: str) -> str:
+        """The node that accepts writes for a pair: the one it was granted to, else the province; empty for a
+        region that the mesh does not know. What `mesh` itself keeps at a node is that node's."""
+        if domain == "mesh":
+            return region if region in self.nodes else ""
+        grant = self.grants.get((region, domain))
+        if grant is not None:
+            return grant.node
+        known = region == self.province or region in self.nodes or any(r == region for r, _ in self.grants)
+        return self.province if known else ""
+
+    def epoch(self, region: str, domain: str) -> int:
+        """The epoch of the pair's owner."""
+        grant = self.grants.get((region, domain))
+        return grant.epoch if grant is not None else 1
+
+    def regions(self) -> list[str]:
+        """Every region that the mesh knows."""
+        return sorted({self.province, *self.nodes, *(region for region, _ in self.grants)})
+
+
+def opened(bundle: bundle_pb2.Bundle, authority: bytes) -> View:
+    """What a bundle says, if the authority (its certificate in PEM) signed it: BadBundle otherwise."""
+    key = x509.load_pem_x509_certificate(authority).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    try:
+        key.verify(bundle.signature, bundle.content, ECDSA)
+        content = bundle_pb2.BundleContent.FromString(bundle.content)
+    except (InvalidSignature, DecodeError) as fault:
+        raise BadBundle("the bundle is not what the province's authority signed") from fault
+    return View(
+        content.province, content.version, resources.moment(content.issue_time),
+        resources.moment(content.expire_time), {n.region: n for n in content.nodes},
+        {(g.region, g.domain): g for g in content.grants}, tuple(content.issuers),
+        tuple(content.domains),
+    )  # fmt: skip
+
+
+class Directory:
+    """A node's copy of the directory, and its own proof of who it is. Looked at again at most every half
+    second; what cannot be used is logged, and what was read last counts."""
+
+    def __init__(self, folder: pathlib.Path, key: pathlib.Path, region: str) -> None:
+        self.folder, self.region = folder, region
+        self._key = serialization.load_pem_private_key(key.read_bytes(), None)
+        self._lock, self._looked, self._stamp = threading.Lock(), 0.0, -1
+        self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
+        self._tokens: dict[str, tuple[float, str]] = {}
+        self._proven: dict[str, tuple[float, str]] = {}
+        self._view = View("", 0, resources.EPOCH, resources.EPOCH, {}, {}, ())
+
+    @property
+    def view(self) -> View:
+        """The directory as it stands."""
+        if time.monotonic() - self._looked > LOOK_S and self._lock.acquire(blocking=False):
+            try:
+                self._looked = time.monotonic()
+                self._read()
+            except (OSError, ValueError, BadBundle) as fault:
+                log.warning("the bundle cannot be used", extra={"about": {"why": repr(fault)}})
+            finally:
+                self._lock.release()
+        return self._view
+
+    def refresh(self) -> View:
+        """The directory, looked at now."""
+        self._looked = 0.0
+        return self.view
+
+    def _read(self) -> None:
+        path = self.folder / BUNDLE
+        stamp = path.stat().st_mtime_ns
+        if stamp == self._stamp:
+            return
+        bundle = bundle_pb2.Bundle.FromString(path.read_bytes())
+        found = opened(bundle, (self.folder / AUTHORITY).read_bytes())
+        keys: dict[str, ec.EllipticCurvePublicKey] = {}
+        for node in found.nodes.values():
+            key = serialization.load_pem_public_key(node.public_key.encode())
+            if isinstance(key, ec.EllipticCurvePublicKey) and not node.revoked:
+                keys[node.region] = key
+        self._view, self._keys, self._proven, self._stamp = found, keys, {}, stamp
+
+    @property
+    def is_province(self) -> bool:
+        """Whether this node is the province's."""
+        return self.region == self.view.province
+
+    def parent(self) -> str:
+        """The node that this one dials."""
+        return "" if self.is_province else self.view.province
+
+    def expired(self, now: datetime.datetime) -> bool:
+        """Whether the bundle has ended: then the node serves its own people only."""
+        return now > self.view.expires
+
+    def token(self, to: str, now: datetime.datetime) -> str:
+        """A token by which this node proves to another who it is; good for two minutes, and there only."""
+        moment, known = now.timestamp(), self._tokens.get(to)
+        if known is not None and moment < known[0]:
+            return known[1]
+        claims = {"iss": ISSUER, "sub": self.region, "aud": to, "iat": int(moment),
+                  "exp": int(moment) + TOKEN_S}  # fmt: skip
+        made = jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self.region})  # type: ignore[arg-type]
+        self._tokens[to] = moment + RENEW_S, made
+        return made
+
+    def sender(self, token: str, now: datetime.datetime) -> str:
+        """The node that a token proves. Unauthenticated when it proves none that belongs to the mesh."""
+        view, moment = self.view, now.timestamp()
+        known = self._proven.get(token)
+        if known is not None and moment < known[0]:
+            return known[1]
+        if now > view.expires:
+            raise errors.Unauthenticated(why="this node's own trust has expired")
+        try:
+            node = str(jwt.get_unverified_header(token).get("kid", ""))
+            claims = jwt.decode(
+                token, self._keys[node], algorithms=["ES256"], audience=self.region, issuer=ISSUER,
+                leeway=SKEW_S, options={"require": ["exp", "iat", "sub", "aud"]},
+            )  # fmt: skip
+        except KeyError as fault:
+            raise errors.Unauthenticated(why="the node does not belong to the mesh") from fault
+        except (jwt.PyJWTError, ValueError, TypeError) as fault:
+            raise errors.Unauthenticated(why=f"the node's token cannot be used: {fault}") from fault
+        if claims["sub"] != node or not regions.valid(node):
+            raise errors.Unauthenticated(why="the node's token is not its own")
+        if len(self._proven) > 10_000:
+            self._proven.clear()
+        self._proven[token] = moment + RENEW_S, node
+        return node
