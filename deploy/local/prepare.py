@@ -91,7 +91,7 @@ def _configure_broker(data: pathlib.Path, plan: Plan) -> None:
     words, line = directory.passwords(data), directory.line(data)
     users = data / directory.USERS
     before = users.read_text() if users.exists() else ""
-    directory.replace(users, broker.users(words, (*plan.services, "mesh"), before))
+    directory.replace(users, broker.users(words, (*published.domains(published.read(CONTRACTS)), "mesh"), before))
     text = broker.configuration(
         server_name=f"node-{plan.region}",
         port=plan.port + 1,
