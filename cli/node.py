@@ -17,6 +17,7 @@ from deploy.local import directory, issuer, supervisor
 from deploy.local import node as local
 from deploy.local import prepare as preparing
 from gateway import published
+from mesh import config
 
 
 def up(
@@ -42,6 +43,7 @@ def up(
         issuers = issuers or (pathlib.Path(before["issuers"]) if before["issuers"] else None)
         if database and "{domain}" not in database:
             raise click.UsageError("--database needs {domain} in it: each domain has its own database")
+        otlp, trace_ratio = config.traces()
         plan = preparing.Plan(
             region=region,
             services=services,
@@ -50,6 +52,8 @@ def up(
             cors_origins=cors_origins,
             database=database,
             issuers=issuers,
+            otlp=otlp,
+            trace_ratio=trace_ratio,
         )
         try:
             if not detach:

@@ -7,7 +7,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from gateway import listener, published
+from gateway import listener, published, tracing
 from gateway.spec import Issuer, NodeSpec
 
 __all__ = ["Issuer", "NodeSpec", "binary", "command", "render", "write"]
@@ -115,6 +115,7 @@ def _bootstrap(spec: NodeSpec) -> dict[str, Any]:
                     "static_layer": {
                         "overload": {"premature_reset_total_stream_count": 200},
                         "http": {"max_requests_per_io_cycle": 10},
+                        **tracing.FLUSH,
                     },
                 }
             ]

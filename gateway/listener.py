@@ -4,7 +4,7 @@ configuration, because this is what faces the public."""
 import base64
 from typing import Any
 
-from gateway import published, replies
+from gateway import published, replies, tracing
 from gateway.spec import NodeSpec
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
@@ -70,6 +70,7 @@ def _connection_manager(
             "connection_keepalive": {"interval": "30s", "timeout": "10s"},
         },
         "access_log": [_access_log(spec.access_log)],
+        **tracing.tracing(spec),
         "early_header_mutation_extensions": [_strip()],
         "local_reply_config": {"mappers": replies.mappers()},
         "http_filters": _filters(spec, services, descriptor_set),

@@ -61,6 +61,10 @@ class NodeSpec:
     calls_per_second: int = 2000
     """Calls let in per second, in bursts of as many; further ones are answered 429."""
 
+    trace_ratio: float | None = None
+    """Which share of traces Envoy sends spans of, to the node process; those that a caller sampled are
+    sent always. None: no spans."""
+
     deadline: str = "15s"
     """The longest that a unary call may take, whatever deadline its caller states."""
 

@@ -33,6 +33,9 @@ class Plan:
     """SQLAlchemy URL with `{domain}`; empty for SQLite files in the directory."""
     issuers: pathlib.Path | None = None
     """Production: whose tokens count. None: the node vouches for itself with a development issuer."""
+    otlp: str = ""
+    """Where gateway and services send traces: HOST:PORT. Nowhere when empty."""
+    trace_ratio: float = 0.1
 
 
 def remembered(data: pathlib.Path) -> dict[str, str]:
@@ -84,6 +87,7 @@ def gateway_spec(data: pathlib.Path, plan: Plan) -> envoy.NodeSpec:
         issuers=_issuers(issuers_file(data, plan)),
         descriptor_set=CONTRACTS,
         cors_origins=plan.cors_origins,
+        trace_ratio=plan.trace_ratio if plan.otlp else None,
     )
 
 
@@ -102,6 +106,8 @@ def environment(data: pathlib.Path, plan: Plan) -> dict[str, str]:
         "VILLAGEMESH_NATS_URL": broker_url(data, "service", plan.port + 1),
         **directory.files(data),
         "VILLAGEMESH_ISSUERS": str(issuers_file(data, plan).resolve()),
+        "VILLAGEMESH_OTLP": plan.otlp,
+        "VILLAGEMESH_TRACE_RATIO": str(plan.trace_ratio),
     }
 
 

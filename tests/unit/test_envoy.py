@@ -124,6 +124,19 @@ class TestRoutes:
         assert "https://app.example" in json.dumps(envoy.render(told))
 
 
+class TestTraces:
+    def test_are_none_unless_told(self, spec: envoy.NodeSpec) -> None:
+        assert "tracing" not in manager(envoy.render(spec))
+
+    def test_go_to_the_nodes_process_and_keep_what_a_caller_sampled(self, spec: envoy.NodeSpec) -> None:
+        told = manager(envoy.render(dataclasses.replace(spec, trace_ratio=0.25)))["tracing"]["provider"]
+        assert told["typed_config"]["grpc_service"]["envoy_grpc"] == {"cluster_name": "node"}
+        sampler = told["typed_config"]["sampler"]
+        assert sampler["name"].endswith("parent_based")
+        share = sampler["typed_config"]["wrapped_sampler"]["typed_config"]["sampling_percentage"]
+        assert share == {"numerator": 250_000, "denominator": "MILLION"}
+
+
 class TestFilters:
     def test_stand_in_the_order_that_lets_each_see_what_it_must(self, spec: envoy.NodeSpec) -> None:
         assert list(filters(envoy.render(spec))) == [
