@@ -30,6 +30,8 @@ def up(
     cors_origins: tuple[str, ...],
     database: str,
     issuers: pathlib.Path | None,
+    calls_per_second: int,
+    calls_per_caller: int,
     detach: bool,
 ) -> None:
     """Starts the node, or shows it when it runs already."""
@@ -52,6 +54,8 @@ def up(
             cors_origins=cors_origins,
             database=database,
             issuers=issuers,
+            calls_per_second=calls_per_second,
+            calls_per_caller=calls_per_caller,
             otlp=otlp,
             trace_ratio=trace_ratio,
         )

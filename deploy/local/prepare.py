@@ -36,6 +36,8 @@ class Plan:
     otlp: str = ""
     """Where gateway and services send traces: HOST:PORT. Nowhere when empty."""
     trace_ratio: float = 0.1
+    calls_per_second: int = 2000
+    calls_per_caller: int = 0
 
 
 def remembered(data: pathlib.Path) -> dict[str, str]:
@@ -87,6 +89,8 @@ def gateway_spec(data: pathlib.Path, plan: Plan) -> envoy.NodeSpec:
         issuers=_issuers(issuers_file(data, plan)),
         descriptor_set=CONTRACTS,
         cors_origins=plan.cors_origins,
+        calls_per_second=plan.calls_per_second,
+        calls_per_caller=plan.calls_per_caller,
         trace_ratio=plan.trace_ratio if plan.otlp else None,
     )
 

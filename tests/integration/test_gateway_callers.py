@@ -1,8 +1,12 @@
 """Whom the gateway lets in, how much of him, and what it writes down of him."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -116,6 +120,84 @@ class TestRateLimit:
         finally:
             envoy.write(gateway.spec, gateway.folder)
             until(lambda: all(gateway.ask("POST", REPORTS, body=GOOD)[0] == 200 for _ in range(5)))
+
+
+class TestFairShare:
+    """60 calls a second for all and 10 for one caller, while somebody tries more than 60."""
+
+    @pytest.fixture
+    def shared(self, gateway: Gateway) -> Iterator[Gateway]:
+        gateway.reload(dataclasses.replace(gateway.spec, calls_per_second=60, calls_per_caller=10))
+        yield gateway
+        gateway.reload(gateway.spec)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def flood(gateway: Gateway, **how: Any) -> Iterator[list[tuple[int, dict[str, str], bytes]]]:
+        """Somebody who calls without end; gives the answers so far, from the first refusal on."""
+        answers: list[tuple[int, dict[str, str], bytes]] = []
+        over = threading.Event()
+
+        def call() -> None:
+            while not over.wait(0.02):
+                answers.append(gateway.ask("POST", REPORTS, body=GOOD, **how))
+
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            calling = [pool.submit(call) for _ in range(3)]
+            try:
+                until(lambda: sum(status == 429 for status, _, _ in answers) > 60)
+                yield answers
+            finally:
+                over.set()
+            assert [c.result() for c in calling] == [None] * 3
+
+    @staticmethod
+    def statuses(gateway: Gateway, count: int = 8, **how: Any) -> list[int]:
+        return [gateway.ask("POST", REPORTS, body=GOOD, **how)[0] for _ in range(count)]
+
+    @staticmethod
+    def refusal(gateway: Gateway, token: str | None) -> Any:
+        try:
+            gateway.call(FILE, b"", token=token)
+        except grpc.RpcError as refused:
+            return refused
+        return None
+
+    @pytest.mark.parametrize("busy", [{"token": "good"}, {"token": None}], ids=["with a token", "without"])
+    def test_a_busy_caller_is_told_to_wait_and_others_are_served(
+        self, shared: Gateway, busy: dict[str, Any]
+    ) -> None:
+        with self.flood(shared, **busy) as answers:
+            assert self.statuses(shared, token=shared.token(sub="cz-2")) == [200] * 8
+            refused = until(lambda: self.refusal(shared, busy["token"]))
+        refusals = [answer for answer in answers if answer[0] == 429]
+        assert {status for status, _, _ in answers} == {200, 429}
+        for _, headers, body in refusals:
+            assert (json.loads(body)["code"], headers["retry-after"]) == (8, "1")
+        assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert ("retry-after", "1") in [tuple(pair) for pair in refused.trailing_metadata()]
+
+    def test_who_somebody_is_hangs_on_the_issuer_too(self, shared: Gateway) -> None:
+        claims = {"iss": PROVINCE, "sub": "cz-1", "aud": "village-mesh", "exp": int(time.time()) + 600}
+        namesake = jwt.encode(claims, shared.province, "ES256", headers={"kid": "p"})
+        with self.flood(shared):
+            assert self.statuses(shared, token=namesake) == [200] * 8
+            assert self.statuses(shared, token=None) == [200] * 8
+
+    def test_several_tokens_of_one_caller_are_one_caller(self, shared: Gateway) -> None:
+        with self.flood(shared):
+            assert 429 in self.statuses(shared, 20, token=shared.token(lasts=500))
+
+    @pytest.mark.parametrize(
+        "headers",
+        [{"authorization": "Basic eDp5"}, {"authorization": "Bearer"}, {"x-forwarded-for": "203.0.113.9"}],
+        ids=["another scheme", "an empty token", "a claimed address"],
+    )
+    def test_no_header_makes_another_caller_of_one_without_a_token(
+        self, shared: Gateway, headers: dict[str, str]
+    ) -> None:
+        with self.flood(shared, token=None):
+            assert 429 in self.statuses(shared, 20, token=None, headers=headers)
 
 
 class TestAccessLog:
