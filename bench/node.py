@@ -38,6 +38,7 @@ class Node:
 
     def up(self) -> None:
         options = ["--region", REGION, "--services", "habitat", "--port", str(self._port), "--detach"]
+        options += ["--calls-per-caller", "2000"]  # there is but one
         self._villagemesh("up", *options)
 
     def down(self) -> None:

@@ -57,6 +57,16 @@ def _span(text: str) -> datetime.timedelta:
     default="",
     help="SQLAlchemy URL with {domain}. Default: as last time, at first SQLite files in DIR.",
 )
+@click.option(
+    "--calls-per-second",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Calls let in, in all.",
+)
+@click.option(
+    "--calls-per-caller", type=click.IntRange(0), default=0, help="Calls let in of one caller.  [a quarter]"
+)
 @click.option("--production", is_flag=True, help="No development issuer; needs --issuers. Remembered.")
 @click.option(
     "--issuers",
@@ -78,6 +88,8 @@ def up(
     database: str,
     production: bool,
     issuers: pathlib.Path | None,
+    calls_per_second: int,
+    calls_per_caller: int,
 ) -> None:
     """Start a node: broker, services and gateway."""
     from cli import node
@@ -97,6 +109,8 @@ def up(
         issuers=issuers,
         joining=(province, invite) if province else None,
         office_address=office_address,
+        calls_per_second=calls_per_second,
+        calls_per_caller=calls_per_caller,
         detach=detach,
     )
 

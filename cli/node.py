@@ -17,6 +17,7 @@ from deploy.local import directory, issuer, supervisor
 from deploy.local import node as local
 from deploy.local import prepare as preparing
 from gateway import published
+from mesh import config
 
 
 def up(
@@ -31,6 +32,8 @@ def up(
     issuers: pathlib.Path | None,
     joining: tuple[str, str] | None,
     office_address: str,
+    calls_per_second: int,
+    calls_per_caller: int,
     detach: bool,
 ) -> None:
     """Starts the node, or shows it when it runs already."""
@@ -45,6 +48,7 @@ def up(
         issuers = issuers or (pathlib.Path(before["issuers"]) if before["issuers"] else None)
         if database and "{domain}" not in database:
             raise click.UsageError("--database needs {domain} in it: each domain has its own database")
+        otlp, trace_ratio = config.traces()
         plan = preparing.Plan(
             region=region,
             services=services,
@@ -55,6 +59,10 @@ def up(
             issuers=issuers,
             joining=joining,
             office_address=office_address,
+            calls_per_second=calls_per_second,
+            calls_per_caller=calls_per_caller,
+            otlp=otlp,
+            trace_ratio=trace_ratio,
         )
         try:
             if not detach:

@@ -2,11 +2,14 @@
 what its messages derive."""
 
 import pathlib
+import subprocess
 import sys
 import tempfile
 
 from cli.serve import service
 from mesh import database, migrations, store
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main(domain: str, title: str) -> None:
@@ -16,7 +19,10 @@ def main(domain: str, title: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         opened = database.Database(f"sqlite:///{pathlib.Path(folder) / 'revise.db'}", threads=1)
         metadata = store.schema(found.resources).metadata
-        print(migrations.generate(opened, metadata, found.migrations, title))
+        written = migrations.generate(opened, metadata, found.migrations, title)
+    format_ = ("format", "--quiet", "--config", ROOT / "pyproject.toml")
+    subprocess.run([sys.executable, "-m", "ruff", *format_, written], check=True)
+    print(written)
 
 
 if __name__ == "__main__":

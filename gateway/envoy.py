@@ -7,7 +7,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from gateway import lines, listener, published
+from gateway import lines, listener, published, tracing
 from gateway.spec import Issuer, NodeSpec, Office, Province
 
 __all__ = ["Issuer", "NodeSpec", "Office", "Province", "binary", "command", "render", "write"]
@@ -121,6 +121,7 @@ def _bootstrap(spec: NodeSpec) -> dict[str, Any]:
                     "static_layer": {
                         "overload": {"premature_reset_total_stream_count": 200},
                         "http": {"max_requests_per_io_cycle": 10},
+                        **tracing.FLUSH,
                     },
                 }
             ]

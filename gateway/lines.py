@@ -37,7 +37,7 @@ def office(spec: NodeSpec, public: dict[str, Any]) -> dict[str, Any]:
     manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"] = [
         m for m in mutations if not m["remove_on_match"]["key_matcher"]["prefix"].startswith("x-village-")
     ]
-    for_people = ("cors", "jwt_authn", "caller_ratelimit")
+    for_people = ("cors", "jwt_authn", "local_ratelimit")
     manager["http_filters"] = [
         _known_nodes(),
         *(f for f in manager["http_filters"] if f["name"].rpartition(".")[2] not in for_people),

@@ -4,7 +4,7 @@ configuration, because this is what faces the public."""
 import base64
 from typing import Any
 
-from gateway import lines, published, replies
+from gateway import lines, published, replies, shares, tracing
 from gateway.spec import NodeSpec
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
@@ -70,6 +70,7 @@ def _connection_manager(
             "connection_keepalive": {"interval": "30s", "timeout": "10s"},
         },
         "access_log": [_access_log(spec.access_log)],
+        **tracing.tracing(spec),
         "early_header_mutation_extensions": [_strip()],
         "local_reply_config": {"mappers": replies.mappers()},
         "http_filters": _filters(spec, services, descriptor_set),
@@ -122,8 +123,9 @@ def _filters(
 ) -> list[dict[str, Any]]:
     return [
         _filter("cors", "cors.v3.Cors"),
-        _filter("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", **_rate_limit(spec)),
+        _filter("flood", "local_ratelimit.v3.LocalRateLimit", **shares.before_tokens(spec)),
         _filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", **_tokens(spec)),
+        _filter("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", **shares.after_tokens(spec)),
         # The transcoder limits what it holds back, not what passes through it.
         {**_filter("buffer", "buffer.v3.Buffer", **_JSON_LIMIT), "disabled": True},
         _filter("grpc_web", "grpc_web.v3.GrpcWeb"),
@@ -141,21 +143,6 @@ def _filter(name: str, kind: str, **settings: object) -> dict[str, Any]:
     return {
         "name": f"envoy.filters.http.{name}",
         "typed_config": {"@type": f"{_HTTP}.{kind}", **settings},
-    }
-
-
-def _rate_limit(spec: NodeSpec) -> dict[str, Any]:
-    always = {"default_value": {"numerator": 100}}
-    return {
-        "stat_prefix": "calls",
-        "token_bucket": {
-            "max_tokens": spec.calls_per_second,
-            "tokens_per_fill": spec.calls_per_second,
-            "fill_interval": "1s",
-        },
-        "filter_enabled": always,
-        "filter_enforced": always,
-        "rate_limited_as_resource_exhausted": True,
     }
 
 
@@ -187,6 +174,7 @@ def _provider(spec: NodeSpec, number: int) -> dict[str, Any]:
         # Only here: by default Envoy also takes a token from the URL, where it ends up in logs.
         "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
         "forward": True,
+        "payload_in_metadata": shares.CLAIMS,
         "require_expiration": True,
         "clock_skew_seconds": 30,
         "jwt_cache_config": {"jwt_cache_size": 1000},
@@ -257,7 +245,7 @@ def _cors(spec: NodeSpec) -> dict[str, Any]:
             "allow_origin_string_match": [{"exact": origin} for origin in spec.cors_origins],
             "allow_methods": "GET, POST, PATCH, PUT, DELETE, OPTIONS",
             "allow_headers": "authorization,content-type,grpc-timeout,traceparent,x-grpc-web,x-user-agent",
-            "expose_headers": "grpc-status,grpc-message,grpc-status-details-bin,x-request-id",
+            "expose_headers": "grpc-status,grpc-message,grpc-status-details-bin,retry-after,x-request-id",
             "max_age": "600",
         }
     }

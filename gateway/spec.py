@@ -95,6 +95,13 @@ class NodeSpec:
     calls_per_second: int = 2000
     """Calls let in per second, in bursts of as many; further ones are answered 429."""
 
+    calls_per_caller: int = 0
+    """How many of them one caller may make; 0 for a quarter."""
+
+    trace_ratio: float | None = None
+    """Which share of traces Envoy sends spans of, to the node process; those that a caller sampled are
+    sent always. None: no spans."""
+
     deadline: str = "15s"
     """The longest that a unary call may take, whatever deadline its caller states."""
 

@@ -94,6 +94,12 @@ class Settings:
     """Python level name."""
 
 
+def traces(environ: Mapping[str, str] = os.environ) -> tuple[str, float]:
+    """`otlp` and `trace_ratio` by themselves, for whoever tells the gateway too."""
+    ratio = environ.get("VILLAGEMESH_TRACE_RATIO", "")
+    return environ.get("VILLAGEMESH_OTLP", ""), float(ratio) if ratio else Settings.trace_ratio
+
+
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Reads the settings; stops the process with the variable's name when a required one is absent."""
     values: dict[str, object] = {}

@@ -2,8 +2,7 @@
 which limit; what stops, moves and resumes the clock; and what happens by itself when a limit is missed.
 Pure: messages in, messages out.
 
-A resource with a flow has the fields `state`, `due_time`, `due_provisional`, `overdue`, `late_time`,
-`escalation_level`, `handling_level` and `policy`, and `stop_time` if anything stops its clock."""
+A resource with a flow has the fields of `FIELDS`, and `stop_time` if anything stops its clock."""
 
 import dataclasses
 import datetime
@@ -12,13 +11,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from mesh import errors, resources
+from mesh import contract, errors, resources
 from mesh.calendar import Calendar
 from mesh.identity import Caller
 from village.type.v1 import level_pb2, step_pb2
 
 ESCALATE, RECOUNT = "escalate", "recount"
 """The actions that the plumbing takes by itself."""
+FIELDS = (
+    *("state", "due_time", "due_provisional", "overdue", "late_time"),
+    *("escalation_level", "handling_level", "policy"),
+)
 
 
 class CauseNotListed(errors.Refused):
@@ -87,6 +90,15 @@ class Flow:
     policy: type[Message]
     actions: dict[str, Action]
     escalate_after: Callable[[Any], int]
+
+    def __post_init__(self) -> None:
+        """Stops the start: a field that is missing would show only when the first limit is missed."""
+        name, has = self.resource.DESCRIPTOR.full_name, self.resource.DESCRIPTOR.fields_by_name
+        stopping = {"stop_time"} if any(a.stops for a in self.actions.values()) else set()
+        if lacking := sorted(({*FIELDS} | stopping) - set(has)):
+            raise contract.BadContract(f"villagemesh: {name} has a life cycle and lacks {lacking}")
+        if lacking := sorted({ESCALATE, RECOUNT} - set(self.actions)):
+            raise contract.BadContract(f"villagemesh: the life cycle of {name} lacks the actions {lacking}")
 
     def open_states(self) -> frozenset[int]:
         """States that some action leads out of."""

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from mesh import config, links, metrics, pulling, routes, runtime, telemetry, transport, trust
+from mesh import config, links, metrics, pulling, routes, runtime, spans, telemetry, transport, trust
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 HEALTH_S = 2.0
@@ -125,6 +125,8 @@ class Process:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         server.add_generic_rpc_handlers((_Reflection(self._services),))
+        if self.settings.otlp:
+            server.add_generic_rpc_handlers((spans.Handler(self.settings.otlp),))
         if self.settings.listen.startswith("unix:"):
             pathlib.Path(self.settings.listen.removeprefix("unix:")).unlink(missing_ok=True)
         if not server.add_insecure_port(self.settings.listen):

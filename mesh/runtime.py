@@ -205,7 +205,8 @@ def assemble(
             handlers = {**FOUNDATION, **handlers}
         if found.methods.keys() != handlers.keys():
             differ = sorted(found.methods.keys() ^ handlers.keys())
-            raise contract.BadContract(f"villagemesh: {found.package} and its handlers differ in {differ}")
+            what = "foundation.proto" if {*differ} == {*FOUNDATION} else differ
+            raise contract.BadContract(f"villagemesh: {found.package} and its handlers differ in {what}")
         for method in found.methods.values():
             handler, told = handlers[method.name], hosted.refusals
             chain.add(rpc.Endpoint(method, handler, hosted.store, hosted.committed, told))

@@ -49,7 +49,7 @@ class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
             path: (self._handler(endpoint.method), self._pool_of(endpoint.method))
             for path, endpoint in chain.endpoints.items()
         }
-        self._busy = grpc.unary_unary_rpc_method_handler(_own_pool(self._refuse, self._door))
+        self._busy = grpc.unary_unary_rpc_method_handler(own_pool(self._refuse, self._door))
 
     def service(self, handler_call_details: Any) -> Any:
         handler, pool = self._handlers.get(handler_call_details.method, (None, None))
@@ -78,9 +78,9 @@ class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
             _abort(context, answered)
 
         if method.streams_out:
-            return grpc.unary_stream_rpc_method_handler(_own_pool(down, self._streams))
+            return grpc.unary_stream_rpc_method_handler(own_pool(down, self._streams))
         if method.streams_in:
-            return grpc.stream_unary_rpc_method_handler(_own_pool(unary, self._streams))
+            return grpc.stream_unary_rpc_method_handler(own_pool(unary, self._streams))
         return grpc.unary_unary_rpc_method_handler(unary)
 
     def _answer(self, method: contract.Method, raw: Any, context: Any) -> Any:
@@ -96,7 +96,7 @@ class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         return _abort(context, errors.Overloaded(what="the service"))
 
 
-def _own_pool(behave: Callable[..., Any], pool: Pool) -> Callable[..., Any]:
+def own_pool(behave: Callable[..., Any], pool: Pool) -> Callable[..., Any]:
     """The behaviour, run in `pool` instead of the server's."""
 
     def marked(raw: Any, context: Any) -> Any:

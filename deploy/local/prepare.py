@@ -42,6 +42,11 @@ class Plan:
     """Elsewhere: the address of the province's office, and the code, which is needed once."""
     issuers: pathlib.Path | None = None
     """Production: whose tokens count. None: the node vouches for itself with a development issuer."""
+    otlp: str = ""
+    """Where gateway and services send traces: HOST:PORT. Nowhere when empty."""
+    trace_ratio: float = 0.1
+    calls_per_second: int = 2000
+    calls_per_caller: int = 0
 
 
 def remembered(data: pathlib.Path) -> dict[str, str]:
@@ -91,7 +96,9 @@ def _configure_broker(data: pathlib.Path, plan: Plan) -> None:
     words, line = directory.passwords(data), directory.line(data)
     users = data / directory.USERS
     before = users.read_text() if users.exists() else ""
-    directory.replace(users, broker.users(words, (*published.domains(published.read(CONTRACTS)), "mesh"), before))
+    directory.replace(
+        users, broker.users(words, (*published.domains(published.read(CONTRACTS)), "mesh"), before)
+    )
     text = broker.configuration(
         server_name=f"node-{plan.region}",
         port=plan.port + 1,
@@ -117,6 +124,9 @@ def gateway_spec(data: pathlib.Path, plan: Plan) -> envoy.NodeSpec:
         descriptor_set=CONTRACTS,
         cors_origins=plan.cors_origins,
         **_mesh_spec(data, plan),
+        calls_per_second=plan.calls_per_second,
+        calls_per_caller=plan.calls_per_caller,
+        trace_ratio=plan.trace_ratio if plan.otlp else None,
     )
 
 
@@ -150,6 +160,8 @@ def environment(data: pathlib.Path, plan: Plan) -> dict[str, str]:
         **directory.files(data),
         **_lines(data, plan),
         "VILLAGEMESH_ISSUERS": str(issuers_file(data, plan).resolve()),
+        "VILLAGEMESH_OTLP": plan.otlp,
+        "VILLAGEMESH_TRACE_RATIO": str(plan.trace_ratio),
     }
 
 

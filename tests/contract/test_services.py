@@ -2,13 +2,23 @@
 is held to the same."""
 
 import ast
+import dataclasses
+import json
 import pathlib
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from cli import revise
 from cli.serve import service
-from mesh import contract, database, migrations, runtime, store
+from mesh import contract, database, errors, migrations, runtime, store
+from tests.county import REGION, County, issuer, mint
+from village.options.v1 import options_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOMAINS = sorted(p.parent.name for p in (ROOT / "services").glob("*/__init__.py"))
@@ -25,7 +35,7 @@ class TestEveryService:
         for part in ("__init__.py", "tables.py", "service.py", "migrations/versions"):
             assert (folder / part).exists(), part
         opening = ast.parse((folder / "__init__.py").read_text())
-        assert len(ast.get_docstring(opening) or "") > 100
+        assert len(ast.get_docstring(opening) or "") > 100, "say in __init__.py what the ministry does"
         assert len(opening.body) == 1
 
     def test_opens_every_file_with_what_it_is_for(self, domain: str) -> None:
@@ -72,6 +82,20 @@ class TestEveryService:
         finally:
             opened.close()
 
+    def test_gets_migrations_that_lint_takes_as_they_are(
+        self, domain: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        empty = dataclasses.replace(service(domain), migrations=tmp_path)
+        monkeypatch.setattr(revise, "service", lambda _: empty)
+        revise.main(domain, "First tables")
+        (written,) = (tmp_path / "versions").glob("*.py")
+        # under the name that the rules for migrations go by
+        name = ROOT / "services" / domain / "migrations/versions" / written.name
+        for words in (("check",), ("format", "--check")):
+            command = [sys.executable, "-m", "ruff", *words, "--stdin-filename", str(name), "-"]
+            done = subprocess.run(command, input=written.read_bytes(), capture_output=True, cwd=ROOT)  # noqa: PLW1510
+            assert done.returncode == 0, done.stdout
+
     def test_refuses_a_database_that_is_ahead(self, domain: str, database_url: str) -> None:
         found = service(domain)
         assert found.migrations is not None
@@ -85,3 +109,78 @@ class TestEveryService:
                 migrations.upgrade(opened, found.migrations)
         finally:
             opened.close()
+
+
+ROLES = [name.removeprefix("ROLE_") for name in options_pb2.Role.keys()[1:]]
+FAR = "110000"
+
+
+@pytest.fixture
+def county(domain: str, tmp_path: pathlib.Path) -> Iterator[County]:
+    """A county with that domain, which trusts an issuer in another province as well."""
+    opened = County(tmp_path, f"sqlite:///{tmp_path}/{{domain}}.db", service(domain))
+    entries = [
+        {"issuer": issuer(region), "jwks": "jwks.json", "region": region, "highest_level": "PROVINCE"}
+        for region in (REGION, FAR)
+    ]
+    (tmp_path / "trust/issuers.json").write_text(json.dumps({"issuers": entries}))
+    opened.chain._issuers._looked = 0.0
+    yield opened
+    opened.close()
+
+
+def guarded(county: County) -> Iterator[tuple[contract.Method, set[str]]]:
+    """The methods that are not public, and the roles that their rules name."""
+    for method in county.contract.methods.values():
+        if all(rule.scope != options_pb2.SCOPE_PUBLIC for rule in method.rules):
+            yield method, set().union(*(rule.roles for rule in method.rules))
+
+
+def answer(county: County, method: contract.Method, raw: bytes, **claims: Any) -> str:
+    token = mint(county.private, county.now, organisation=None, **claims) if claims else ""
+    try:
+        county.raw(method.name, raw, {"authorization": f"Bearer {token}"} if token else {})
+    except errors.Refusal as refusal:
+        return refusal.reason
+    return "OK"
+
+
+def strange(county: County, roles: list[str], about: tuple[str, ...], **claims: Any) -> dict[str, set[str]]:
+    """What methods that name a region or record in a field of `about` answer, other than FORBIDDEN. A
+    request that needs more than that name is the domain's to test."""
+    plurals = [r.plural for r in county.contract.resources.values()]
+    plurals += ["delegations", "unsealings", "deadLetters"]
+    names = [f"regions/{REGION}", *(f"regions/{REGION}/{plural}/{uuid.uuid4()}" for plural in plurals)]
+    said: dict[str, set[str]] = {}
+    for method, named in guarded(county):
+        for role in named & {*roles} if method.parent in about else ():
+            raws = [method.request(**{method.parent: name}).SerializeToString() for name in names]
+            answers = {answer(county, method, raw, roles=[role], **claims) for raw in raws}
+            said.setdefault(method.name, set()).update(answers - {"INVALID"})
+    assert any(said.values())
+    return {name: answers - {"FORBIDDEN"} for name, answers in said.items() if answers - {"FORBIDDEN"}}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+class TestWhoMayCall:
+    """What can be asked without knowing a domain's requests; `test_access.py` knows those of habitat."""
+
+    def test_is_nobody_without_a_token(self, county: County) -> None:
+        assert {answer(county, method, b"") for method, _ in guarded(county)} == {"UNAUTHENTICATED"}
+
+    def test_is_nobody_whose_role_no_rule_names(self, county: County) -> None:
+        wrong = [
+            (method.name, role)
+            for method, named in guarded(county)
+            for role in {*ROLES} - named - {"SYS"}
+            if answer(county, method, b"", roles=[role]) != "FORBIDDEN"
+        ]
+        assert wrong == []
+
+    def test_is_nobody_from_another_province(self, county: County) -> None:
+        far = {"iss": issuer(FAR), "region": FAR}
+        assert strange(county, ROLES, ("name", "parent"), **far) == {}
+
+    def test_is_nobody_of_a_division_for_a_record_that_is_not_there(self, county: County) -> None:
+        """Permission stands before existence: a handler that loads without it would say NOT_FOUND."""
+        assert strange(county, ["TO", "VO", "GR"], ("name",), region="360423101") == {}

@@ -30,6 +30,7 @@ from grpc_reflection.v1alpha import proto_reflection_descriptor_database as refl
 
 from deploy.local import node as local
 from deploy.local import prepare
+from tests import collector as collectors
 from tests.waiting import free_ports, until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -122,6 +123,24 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+class TestTraces:
+    def test_run_from_the_gateway_through_the_service_to_the_commit(
+        self, county: County, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with collectors.listening() as collector:
+            monkeypatch.setenv("VILLAGEMESH_OTLP", collector.address)
+            monkeypatch.setenv("VILLAGEMESH_TRACE_RATIO", "1")
+            assert county.up().returncode == 0
+            assert county.ask(REPORTS, token=county.token("CZ"), body=GOOD)[0] == 200
+            wanted = ("gateway", "FileReport", "commit", "publish")
+            until(lambda: set(wanted) <= {s.name for s in collector.spans})
+        (filed,) = [s for s in collector.spans if s.name == "FileReport"]
+        chain = {s.name: s for s in collector.spans if s.trace_id == filed.trace_id}
+        assert chain["gateway"].parent_span_id == b""
+        assert filed.parent_span_id == chain["gateway"].span_id
+        assert {chain["commit"].parent_span_id, chain["publish"].parent_span_id} == {filed.span_id}
 
 
 class TestUp:

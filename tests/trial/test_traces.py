@@ -1,17 +1,16 @@
 """Traces: from a caller through the call, its SQL and its event to who reacts, sent by OTLP; nothing of
 persons in them."""
 
-import concurrent.futures
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from mesh import reactions, telemetry
+from tests import collector as collectors
 from tests.broker import Broker
+from tests.collector import Collector
 from tests.county import County
 from tests.loop import rows
 from tests.trial import domain
@@ -23,31 +22,13 @@ SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TRACE = bytes.fromhex(SAMPLED.split("-")[1])
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
-        for part in request.resource_spans:
-            for scope in part.scope_spans:
-                self.spans += scope.spans
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
 @pytest.fixture
 def collector() -> Iterator[tuple[Collector, Any]]:
-    found = Collector()
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(found, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    provider = telemetry.export(f"127.0.0.1:{port}", 0.0, ["trial"])
-    yield found, provider
-    telemetry._tracers.clear()
-    provider.shutdown()
-    server.stop(0)
+    with collectors.listening() as found:
+        provider = telemetry.export(found.address, 0.0, ["trial"])
+        yield found, provider
+        telemetry._tracers.clear()
+        provider.shutdown()
 
 
 def take(trial: County, name: str, traceparent: str) -> None:

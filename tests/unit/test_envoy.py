@@ -124,10 +124,23 @@ class TestRoutes:
         assert "https://app.example" in json.dumps(envoy.render(told))
 
 
+class TestTraces:
+    def test_are_none_unless_told(self, spec: envoy.NodeSpec) -> None:
+        assert "tracing" not in manager(envoy.render(spec))
+
+    def test_go_to_the_nodes_process_and_keep_what_a_caller_sampled(self, spec: envoy.NodeSpec) -> None:
+        told = manager(envoy.render(dataclasses.replace(spec, trace_ratio=0.25)))["tracing"]["provider"]
+        assert told["typed_config"]["grpc_service"]["envoy_grpc"] == {"cluster_name": "node"}
+        sampler = told["typed_config"]["sampler"]
+        assert sampler["name"].endswith("parent_based")
+        share = sampler["typed_config"]["wrapped_sampler"]["typed_config"]["sampling_percentage"]
+        assert share == {"numerator": 250_000, "denominator": "MILLION"}
+
+
 class TestFilters:
     def test_stand_in_the_order_that_lets_each_see_what_it_must(self, spec: envoy.NodeSpec) -> None:
         assert list(filters(envoy.render(spec))) == [
-            *("cors", "local_ratelimit", "jwt_authn", "buffer"),
+            *("cors", "flood", "jwt_authn", "local_ratelimit", "buffer"),
             *("grpc_web", "grpc_json_transcoder", "grpc_stats", "router"),
         ]
 
@@ -150,6 +163,14 @@ class TestFilters:
     def test_let_in_as_many_calls_as_told(self, spec: envoy.NodeSpec) -> None:
         limited = envoy.render(dataclasses.replace(spec, calls_per_second=7))
         assert filters(limited)["local_ratelimit"]["token_bucket"]["max_tokens"] == 7
+
+    @pytest.mark.parametrize(("told", "share"), [({}, 250), ({"calls_per_caller": 7}, 7)])
+    def test_let_one_caller_make_a_quarter_of_them(
+        self, spec: envoy.NodeSpec, told: dict[str, int], share: int
+    ) -> None:
+        limited = filters(envoy.render(dataclasses.replace(spec, calls_per_second=1000, **told)))
+        buckets = [d["token_bucket"]["max_tokens"] for d in limited["local_ratelimit"]["descriptors"]]
+        assert buckets == [share, share]
 
 
 class TestReplies:

@@ -1,17 +1,18 @@
 """The flow of SM-0 as data, without a database: what its table says, and what rings and recounts do."""
 
+import dataclasses
 import datetime
 from typing import Any
 
 import pytest
 
-from mesh import calendar, errors, flows, identity, resources
+from mesh import calendar, contract, errors, flows, identity, resources
 from services.habitat import policies
 from services.habitat.report_flow import FLOW, rectify_limit
 from village.habitat.v1.report_pb2 import Report
 from village.habitat.v1.report_policy_pb2 import ReportPolicy
 from village.mesh.v1 import calendar_pb2
-from village.type.v1 import level_pb2
+from village.type.v1 import level_pb2, step_pb2
 
 NOW = datetime.datetime(2026, 3, 2, 2, 0, tzinfo=datetime.UTC)
 FINAL = {"REJECTED", "DUPLICATE", "ASSESSED", "WITHDRAWN"}
@@ -45,6 +46,17 @@ def report(state: int, **fields: Any) -> Report:
 
 
 class TestFlow:
+    def test_stops_the_start_when_a_field_of_a_clock_is_missing(self) -> None:
+        stopping = {"stop": flows.Action(event=Report, stops=frozenset({"rain"}))}
+        with pytest.raises(contract.BadContract, match=r"Step .*lacks .*'overdue'.*'stop_time'"):
+            dataclasses.replace(FLOW, resource=step_pb2.Step, actions={**FLOW.actions, **stopping})
+
+    @pytest.mark.parametrize("action", [flows.ESCALATE, flows.RECOUNT])
+    def test_stops_the_start_without_what_the_plumbing_does_by_itself(self, action: str) -> None:
+        without = {name: a for name, a in FLOW.actions.items() if name != action}
+        with pytest.raises(contract.BadContract, match=action):
+            dataclasses.replace(FLOW, actions=without)
+
     def test_has_no_way_out_of_its_final_states(self) -> None:
         left = {FLOW.state_name(s) for s in FLOW.open_states()}
         every = {v.name.removeprefix("STATE_") for v in Report.State.DESCRIPTOR.values if v.number}
