@@ -40,6 +40,8 @@ class Call:
         self.store, self.method, self.acting, self.region = store, method, acting, region
         self.services, self._etag = services, etag
         self.caller, self.reference, self.now = acting.caller, acting.reference, acting.now
+        self.asked = acting.asked or acting.now
+        """When the caller asked: before `now`, from which limits count, where the call was delivered late."""
         self.changes = Changes(store, acting, region)
 
     # reading

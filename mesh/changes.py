@@ -37,6 +37,8 @@ class Acting:
     request_id: str = ""
     trace: str = ""
     purpose: str = ""
+    asked: datetime.datetime | None = None
+    """When the caller asked; long before `now` where the call was delivered late."""
 
 
 @dataclasses.dataclass

@@ -122,6 +122,7 @@ class Method:
     given: tuple[tuple[tuple[str, ...], "Shape"], ...] = ()
     """Paths in the request where a resource stands, of which only what a caller may set counts."""
     reveals: bool = False
+    deferrable: bool = False
     streams_in: bool = False
     streams_out: bool = False
 
@@ -210,6 +211,11 @@ def _method(method: MethodDescriptor) -> Method:
         raise BadContract(f"villagemesh: {path} does not say who may call it")
     if options.Extensions[options_pb2.access].reveals and "purpose" not in method.input_type.fields_by_name:
         raise BadContract(f"villagemesh: {path} reveals and does not ask for the purpose")
+    if (
+        options.Extensions[options_pb2.access].deferrable
+        and "request_id" not in method.input_type.fields_by_name
+    ):
+        raise BadContract(f"villagemesh: {path} is deferrable and has no request_id")
     return Method(
         path=path,
         name=method.name,
@@ -217,6 +223,7 @@ def _method(method: MethodDescriptor) -> Method:
         response=message_factory.GetMessageClass(method.output_type),
         rules=rules,
         reveals=options.Extensions[options_pb2.access].reveals,
+        deferrable=options.Extensions[options_pb2.access].deferrable,
         streams_in=method.client_streaming,
         streams_out=method.server_streaming,
         read_only=options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,

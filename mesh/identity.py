@@ -56,6 +56,10 @@ class Caller:
 PUBLIC = Caller()
 
 
+VOUCHED = "x-village-node-caller"
+"""The header in which the province proves who asked, in a call that it delivers late."""
+
+
 def of_node(region: str) -> Caller:
     """A node of the mesh that calls in its own name."""
     return Caller(subject=f"node:{region}", roles=frozenset({"NODE"}), region=region)

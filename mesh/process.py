@@ -14,11 +14,25 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from mesh import config, links, metrics, pulling, routes, runtime, spans, telemetry, transport, trust
+from mesh import (
+    config,
+    deliveries,
+    links,
+    metrics,
+    pulling,
+    resources,
+    routes,
+    runtime,
+    spans,
+    telemetry,
+    transport,
+    trust,
+)
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 HEALTH_S = 2.0
 TICK_S = 1.0
+DELIVER_S = 1.0
 RENEW_S = 3600.0
 ASKING_S = 20.0
 """How long a question to a database may take at the end, with its time-outs."""
@@ -51,6 +65,7 @@ class Process:
             if settings.otlp
             else None
         )
+        self._deliverers: list[deliveries.Deliverer] = []
         self.directory: trust.Directory | None = None
         self.lines: links.Links | None = None
         if settings.trust:
@@ -69,7 +84,12 @@ class Process:
         self._loop = asyncio.new_event_loop()
         self._threads = [
             threading.Thread(target=run, name=run.__name__, daemon=True)
-            for run in (*((self._relay,) if settings.background else ()), self._tick, self._watch)
+            for run in (
+                *((self._relay,) if settings.background else ()),
+                *self._more(),
+                self._tick,
+                self._watch,
+            )
         ]
 
     def _join(self, directory: trust.Directory) -> None:
@@ -90,6 +110,9 @@ class Process:
             relay = next(h.relay for h in self.hosted if h.store is source.store)
             assert relay is not None
             relay.told = functools.partial(self.lines.mark, source.domain)
+            self._deliverers.append(
+                deliveries.Deliverer(source.store, self.lines, self.settings.region, source.grown)
+            )
 
     def release(self, region: str, domain: str) -> int | None:
         """Ends this node's right to write for a pair that it has no records of but those it makes by itself;
@@ -102,6 +125,10 @@ class Process:
                     return None
                 return epoch
         return 0
+
+    def _more(self) -> list[Any]:
+        province = self.directory is not None and self.directory.is_province
+        return [self._deliver] if province and self.settings.background else []
 
     def conditions(self) -> list[runtime.Condition]:
         """How each service is."""
@@ -211,6 +238,15 @@ class Process:
                 except Exception:
                     log.exception("timers wait", extra={"about": {"domain": hosted.service.domain}})
             waited %= RENEW_S
+
+    def _deliver(self) -> None:
+        """Delivers what was deferred; a thread of its own, because an owner may be slow to answer."""
+        while not self._stop.wait(DELIVER_S):
+            for deliverer in self._deliverers:
+                try:
+                    deliverer.deliver(resources.utcnow())
+                except Exception:
+                    log.exception("deliveries wait")
 
     def _watch(self) -> None:
         """Keeps health true."""

@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 from typing import Any
 
-from mesh import contract, errors, links, regions, resources, trust
+from mesh import contract, deliveries, errors, links, regions, resources, trust
 
 READ, SERVED_BY, AS_OF = "x-village-read", "x-village-served-by", "x-village-as-of"
 
@@ -58,6 +58,8 @@ class Routes:
     def _down(self, endpoint: Any, incoming: Any, asking: Any, named: str, owner: str) -> Any:
         method, wanted = endpoint.method, incoming.headers.get(READ, "")
         if not method.read_only:
+            if method.deferrable:
+                return self._pass_or_defer(owner, endpoint, incoming, asking)
             return self._pass(owner, endpoint, incoming, asking)
         if wanted not in ("", "owner", "replica"):
             raise errors.Invalid(READ, "is owner or replica")
@@ -70,6 +72,23 @@ class Routes:
         incoming.told[SERVED_BY] = self.directory.region
         self._date(incoming.told, endpoint.store, resources.region_in(named), asking.now)
         return None
+
+    def _pass_or_defer(self, owner: str, endpoint: Any, incoming: Any, asking: Any) -> Any:
+        """The owner's answer; when it does not come in time, a delivery's."""
+        method, store, me = endpoint.method, endpoint.store, self.directory.region
+        raw, record = deliveries.prepared(method, incoming.raw, asking.now)
+        patience = min(links.until(incoming.remaining) * 0.6, deliveries.DIRECT_S)
+        try:
+            return self._pass(
+                owner, endpoint, dataclasses.replace(incoming, raw=raw, remaining=patience), asking
+            )
+        except (errors.Unavailable, errors.DeadlineExceeded):
+            asking.passed_to = ""
+        about = resources.region_in(record)
+        name, answer = deliveries.defer(store, me, endpoint, asking, raw, record, about)
+        incoming.told[deliveries.HEADER] = name
+        incoming.told.pop(AS_OF, None)
+        return answer
 
     def _date(self, told: dict[str, str], store: Any, region: str, now: datetime.datetime) -> None:
         """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing when one

@@ -31,6 +31,8 @@ from mesh import (
 from mesh.changes import Acting
 
 ATTEMPTS = 5
+DELIVERED_KEPT = datetime.timedelta(days=60)
+"""How much longer than others the answer to a call is kept that the province may deliver again."""
 LEAST_TIME_S = 0.02
 ACTING_FOR = "x-village-acting-for"
 NODE = "x-village-node"
@@ -77,6 +79,10 @@ class Asking:
     record: str = ""
     sender: str = ""
     """The node that passed the call on, or speaks for itself."""
+    reference: str = ""
+    """How the caller stands in what is kept."""
+    asked: datetime.datetime | None = None
+    """When the caller asked, where that was long before."""
     passed_to: str = ""
     """The node that it was passed on to, whose own trail tells of it."""
 
@@ -175,14 +181,21 @@ class Chain:
             raise errors.DeadlineExceeded
         if NODE in incoming.headers:
             asking.sender = self._sender(incoming.headers[NODE], asking.now)
-        asking.caller = self._caller(
-            incoming.headers, endpoint.store, asking.now, asking.sender if endpoint.method.of_nodes else ""
-        )
+        if identity.VOUCHED in incoming.headers and asking.sender == self.directory.view.province:
+            self._late(incoming, asking)
+        else:
+            asking.caller = self._caller(
+                incoming.headers,
+                endpoint.store,
+                asking.now,
+                asking.sender if endpoint.method.of_nodes else "",
+            )
         identity.permit(endpoint.method, asking.caller, None)
         if not endpoint.method.streams_in:
             request = self._request(endpoint.method, incoming.raw)
             if self.routes is not None:
                 named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
+                asking.reference = self._reference(asking.caller, endpoint.store)
                 answer = self.routes.elsewhere(endpoint, incoming, asking, named, asking.now)
                 if answer is not None:
                     return answer
@@ -210,6 +223,15 @@ class Chain:
         if found:
             raise errors.Invalid.several([(_path(v.proto.field), v.proto.message) for v in found])
         return request
+
+    def _late(self, incoming: Incoming, asking: Asking) -> None:
+        """Takes the province's word on who asked, and when."""
+        claims, asking.asked = self.directory.vouched(incoming.headers[identity.VOUCHED], incoming.raw)
+        deputy = str(claims.pop("deputy", ""))
+        anonymous = not claims.get("sub")
+        asking.caller = (
+            identity.PUBLIC if anonymous else dataclasses.replace(self._issuers.vouch(claims), deputy=deputy)
+        )
 
     def _sender(self, token: str, now: datetime.datetime) -> str:
         """The node that passes a call on, or calls in its own name."""
@@ -255,9 +277,10 @@ class Chain:
         acting = Acting(
             caller, self._reference(caller, store), method.name, asking.now, trace=asking.trace,
             request_id="" if method.read_only else getattr(request, "request_id", ""),
-            purpose=getattr(request, "purpose", ""),
+            purpose=getattr(request, "purpose", ""), asked=asking.asked or asking.now,
         )  # fmt: skip
-        once = _Once(store, acting, method, request) if acting.request_id else None
+        kept = DELIVERED_KEPT if asking.sender and method.deferrable else None
+        once = _Once(store, acting, method, request, kept) if acting.request_id else None
         services = Services(self, asking)
         for _ in range(ATTEMPTS if more is None else 1):  # what was streamed up is gone
             if once is not None and (answered := once.answered()) is not None:
@@ -318,8 +341,12 @@ class Chain:
 class _Once:
     """A request with a request_id, which is answered once and its answer kept."""
 
-    def __init__(self, store: Any, acting: Acting, method: contract.Method, request: Any) -> None:
+    def __init__(
+        self, store: Any, acting: Acting, method: contract.Method, request: Any,
+        longer: datetime.timedelta | None = None,
+    ) -> None:  # fmt: skip
         self._store, self._acting, self._response = store, acting, method.response
+        self._until = acting.now + (longer or datetime.timedelta())
         raw = method.path.encode() + request.SerializeToString(deterministic=True)
         self._fingerprint = hashlib.sha256(raw).hexdigest()
         self._context = f"{acting.reference}/{acting.request_id}"
@@ -340,7 +367,7 @@ class _Once:
         sealed = self._store.rings.data.encrypt(answer.SerializeToString().hex(), self._context)
         row = {
             "caller": self._acting.reference, "request_id": self._acting.request_id,
-            "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._acting.now),
+            "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._until),
         }  # fmt: skip
         return database.Write(self._store.plumbing.request, row)
 

@@ -18,6 +18,7 @@ from mesh import (
     contract,
     database,
     delegations,
+    deliveries,
     errors,
     flows,
     identity,
@@ -39,7 +40,7 @@ from mesh import (
 LEAST_BYTES = 32 * 1024 * 1024
 FOUNDATION: Mapping[str, rpc.Handler] = {
     **attachments.HANDLERS, **delegations.HANDLERS, **unsealing.HANDLERS, **audit.HANDLERS,
-    **reactions.HANDLERS, **replication.HANDLERS,
+    **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS,
 }  # fmt: skip
 """What every domain serves alike; its `foundation.proto` declares it."""
 

@@ -43,3 +43,12 @@ def status(refusal: errors.Refusal) -> status_pb2.Status:
         packed.Pack(detail)
         found.details.append(packed)
     return found
+
+
+def reason(found: status_pb2.Status) -> str:
+    """The reason in a status, or the name of its code."""
+    info = error_details_pb2.ErrorInfo()
+    for detail in found.details:
+        if detail.Unpack(info):
+            return str(info.reason)
+    return f"CODE_{found.code}"

@@ -24,7 +24,13 @@ from mesh import (
     tables,
     telemetry,
 )
-from village.mesh.v1 import calendar_pb2, dead_letter_pb2, delegation_pb2, unsealing_pb2
+from village.mesh.v1 import (
+    calendar_pb2,
+    dead_letter_pb2,
+    delegation_pb2,
+    delivery_pb2,
+    unsealing_pb2,
+)
 from village.type.v1 import level_pb2, step_pb2
 
 RECENT_S = 1.0
@@ -33,6 +39,7 @@ ALIKE = (
     delegation_pb2.Delegation,
     unsealing_pb2.Unsealing,
     dead_letter_pb2.DeadLetter,
+    delivery_pb2.Delivery,
 )
 """What every domain keeps."""
 REQUESTS_KEPT = datetime.timedelta(hours=24)

@@ -127,6 +127,7 @@ _S = Report.State
 FINISHED = frozenset(
     {_S.STATE_REJECTED, _S.STATE_DUPLICATE, _S.STATE_CLOSED, _S.STATE_ASSESSED, _S.STATE_WITHDRAWN}
 )
+_OPEN = frozenset(_S.values()) - FINISHED - {_S.STATE_UNSPECIFIED}
 _UNDER_WAY = frozenset({_S.STATE_ASSIGNED, _S.STATE_IN_PROGRESS})
 FLOW = flows.Flow(
     resource=Report,
@@ -237,6 +238,13 @@ FLOW = flows.Flow(
         ),
         "refuse_extension": flows.Action(
             sources=_UNDER_WAY, event=events.ReportExtensionRefused, keeps_clock=True
+        ),
+        "urge": flows.Action(sources=_OPEN, event=events.ReportUrged, keeps_clock=True),
+        "reopen": flows.Action(
+            sources=frozenset({_S.STATE_VERIFIED, _S.STATE_FEEDBACK_SENT, _S.STATE_CLOSED}),
+            target=_S.STATE_IN_PROGRESS,
+            event=events.ReportReopened,
+            limit=rectify_limit,
         ),
         "release_photo": flows.Action(event=events.ReportPhotoReleased, keeps_clock=True),
         "erase": flows.Action(event=events.ReportErased, guards=(finished,), keeps_clock=True),

@@ -32,7 +32,7 @@ def file_report(request: pb.FileReportRequest, call: calls.Call) -> Report:
     name = tables.policy_in_force(call, region, call.now)
     if not name:
         raise NoPolicyInForce(region=region)
-    report.file_time.CopyFrom(resources.stamp(call.now))
+    report.file_time.CopyFrom(resources.stamp(call.asked))
     if not call.caller.official:
         report.reporter = call.caller.subject
     policy = call.store.policy(ReportPolicy, name)
@@ -141,6 +141,19 @@ def assess_report(request: pb.AssessReportRequest, call: calls.Call) -> Report:
     return call.take(report, "assess", reason=request.reason)
 
 
+def urge_report(request: pb.UrgeReportRequest, call: calls.Call) -> Report:
+    report = call.load(Report, request.name)
+    report.urge_count += 1
+    report.urge_time.CopyFrom(resources.stamp(call.now))
+    return call.take(report, "urge", reason=request.reason)
+
+
+def reopen_report(request: pb.ReopenReportRequest, call: calls.Call) -> Report:
+    report = call.load(Report, request.name)
+    report.ClearField("close_time")
+    return _to_work_again(report, "reopen", request.reason, call)
+
+
 def withdraw_report(request: pb.WithdrawReportRequest, call: calls.Call) -> Report:
     return call.take(call.load(Report, request.name), "withdraw", reason=request.reason)
 
@@ -242,6 +255,8 @@ HANDLERS: dict[str, Any] = {
     "DisputeReport": dispute_report,
     "CloseReport": close_report,
     "AssessReport": assess_report,
+    "UrgeReport": urge_report,
+    "ReopenReport": reopen_report,
     "WithdrawReport": withdraw_report,
     "RequestReportExtension": request_report_extension,
     "DecideReportExtension": decide_report_extension,

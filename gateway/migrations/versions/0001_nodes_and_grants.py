@@ -181,6 +181,62 @@ def upgrade() -> None:
     op.create_index("delegations_region", "delegations", ["region", "name"], unique=False)
     op.create_index("delegations_region_deputy", "delegations", ["region", "deputy", "name"], unique=False)
     op.create_table(
+        "deliveries",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "about_region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("method", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("record", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "call_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "deliver_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("refusal", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("request", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("caller", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.mesh.v1.Delivery",
+    )
+    op.create_index(
+        "deliveries_alarm_time",
+        "deliveries",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("deliveries_owner", "deliveries", ["owner", "name"], unique=False)
+    op.create_index("deliveries_region", "deliveries", ["region", "name"], unique=False)
+    op.create_index("deliveries_region_state", "deliveries", ["region", "state", "name"], unique=False)
+    op.create_table(
         "enrolments",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
