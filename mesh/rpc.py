@@ -18,6 +18,7 @@ from mesh import (
     calls,
     contract,
     database,
+    deadlines,
     delegations,
     errors,
     identity,
@@ -108,10 +109,13 @@ class Chain:
         span = telemetry.Span(endpoint.method.name, incoming.headers.get("traceparent", ""))
         trace = span.traceparent
         asking = Asking(self._clock(), trace, region=self._region)
-        begun, code = time.perf_counter(), "OK"
+        begun, code, until = time.perf_counter(), "OK", deadlines.after(incoming.remaining)
         try:
-            answer = self._answer(endpoint, incoming, asking)
-            return self._stream(answer, trace) if endpoint.method.streams_out else answer.SerializeToString()
+            with deadlines.keeping(until):
+                answer = self._answer(endpoint, incoming, asking)
+            if endpoint.method.streams_out:
+                return self._stream(answer, trace, until)
+            return answer.SerializeToString()
         except errors.Refusal as refusal:
             code = refusal.reason
             self._note(endpoint, asking, refusal)
@@ -139,9 +143,13 @@ class Chain:
         log.error("a call failed", exc_info=fault, extra={"about": {"path": path, "trace_id": trace_id}})
         return errors.Internal(trace_id=trace_id)
 
-    def _stream(self, answers: Iterator[Message], trace: str) -> Iterator[bytes]:
+    def _stream(self, answers: Iterator[Message], trace: str, until: float | None) -> Iterator[bytes]:
         try:
-            for answer in answers:
+            while True:
+                with deadlines.keeping(until):
+                    answer = next(answers, None)
+                if answer is None:
+                    return
                 yield answer.SerializeToString()
         except errors.Refusal:
             raise
