@@ -14,13 +14,15 @@ from mesh import errors
 LOOKS_S = 0.05
 """How often statements are looked at while some run that have a deadline."""
 CANCEL_S = 2.0
+LONGEST_S = 86_400
 log = logging.getLogger(__name__)
 _here = threading.local()
 
 
 def after(seconds: float | None) -> float | None:
-    """The moment in so many seconds, by the clock of `time.monotonic`; None for no deadline."""
-    return None if seconds is None else time.monotonic() + seconds
+    """The moment in so many seconds, by the clock of `time.monotonic`; None for no deadline, of which gRPC
+    speaks as of centuries too."""
+    return None if seconds is None or seconds > LONGEST_S else time.monotonic() + seconds
 
 
 def until() -> float | None:

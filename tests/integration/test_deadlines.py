@@ -106,6 +106,11 @@ class TestRead:
 
 
 class TestWrite:
+    @pytest.mark.parametrize("remaining", [86_400, 7.5e9, 2.0**63])
+    def test_that_may_take_for_ever_is_made(self, county: County, remaining: float) -> None:
+        request = pb.AcceptReportRequest(name=file(county).name, reason="属实")
+        assert pb.Report.FromString(ask(county, request, remaining)).state == pb.Report.STATE_ACCEPTED
+
     def test_that_waits_for_another_ends_with_the_call_and_writes_nothing(self, county: County) -> None:
         report = file(county)
         before = written(county)
