@@ -49,9 +49,17 @@ class Gone(Taken):
     """A row referred to is not there any more; nothing was written."""
 
 
+class Broken(Taken):
+    """A row would not keep a check of its table; nothing was written. Holds the check's name."""
+
+
 def _taken(fault: Exception) -> Taken:
-    dangling = getattr(fault, "sqlstate", "") == "23503" or "FOREIGN KEY" in str(fault)
-    return Gone(str(fault)) if dangling else Taken(str(fault))
+    text, state = str(fault), getattr(fault, "sqlstate", "")
+    if state == "23514":
+        return Broken(fault.diag.constraint_name)  # type: ignore[attr-defined]
+    if text.startswith("CHECK constraint failed: "):
+        return Broken(text.partition(": ")[2])
+    return Gone(text) if state == "23503" or "FOREIGN KEY" in text else Taken(text)
 
 
 @dataclasses.dataclass(frozen=True)

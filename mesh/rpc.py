@@ -236,8 +236,9 @@ class Chain:
             purpose=getattr(request, "purpose", ""),
         )  # fmt: skip
         once = _Once(store, acting, method, request) if acting.request_id else None
-        services = Services(self, asking)
-        for _ in range(ATTEMPTS if more is None else 1):  # what was streamed up is gone
+        services, broken = Services(self, asking), list[str]()
+        attempts = ATTEMPTS if more is None else 1  # what was streamed up is gone
+        for _ in range(attempts):
             if once is not None and (answered := once.answered()) is not None:
                 return answered  # asked each time: a repetition may have overtaken the first
             if not method.read_only:
@@ -248,8 +249,13 @@ class Chain:
             )  # fmt: skip
             answer = endpoint.handler(request if more is None else _chained(request, more), call)
             shown = _shown(method, answer)
-            if self._commit(endpoint, call, once, shown):
-                return shown
+            try:
+                if self._commit(endpoint, call, once, shown):
+                    return shown
+            except database.Broken as fault:  # by what was read, it may be: that can have changed
+                broken.append(str(fault))
+        if len(broken) == attempts and len(set(broken)) == 1:
+            raise call.changes.broken(broken[0])
         raise errors.Conflict(name=str(getattr(request, method.parent, "the record")))
 
     @staticmethod
@@ -268,6 +274,8 @@ class Chain:
         except database.Disowned:
             store.grants.read()
             return False
+        except database.Broken:
+            raise
         except database.Gone:
             store.kept_files.clear()
             return False
