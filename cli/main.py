@@ -381,5 +381,25 @@ def rotate(data: pathlib.Path, ring: str, algorithm: str) -> None:
     )
 
 
+@keys.command("re-encrypt")
+@_DATA
+def re_encrypt(data: pathlib.Path) -> None:
+    """Bring what is under older keys under the newest; say what is left. The node may run."""
+    from cli import reencrypt
+
+    reencrypt.reencrypt(data)
+
+
+@keys.command()
+@_DATA
+@click.option("--ring", type=click.Choice(["key_ring", "seal_ring"]), default="key_ring", show_default=True)
+@click.argument("key")
+def retire(data: pathlib.Path, ring: str, key: str) -> None:
+    """Take an old key, under which nothing is kept any more, out of its ring."""
+    from cli import reencrypt
+
+    reencrypt.retire(data, ring, key)
+
+
 if __name__ == "__main__":
     main()

@@ -146,6 +146,17 @@ class Changes:
         """Name of a resource that is created, or empty."""
         return next((name for name, h in self.held.items() if h.row is None and h.changed), "")
 
+    def broken(self, check: str) -> errors.RuleBroken:
+        """The refusal of what breaks a check: which records could, and the rule as the contract has it."""
+        found = {
+            f"{h.codec.table.name}_check_{n}": (rule, h.codec)
+            for h in self.held.values()
+            for n, rule in enumerate(h.codec.resource.checks)
+        }
+        rule, codec = found.get(check, (check, None))
+        names = (name for name, h in self.held.items() if h.changed and h.codec is codec)
+        return errors.RuleBroken(name=", ".join(names), rule=rule)
+
     def commit(self, *answers: database.Write) -> database.Commit | None:
         """Everything handed over, or None when nothing was. `answers` are kept for repetitions."""
         changed = [h for h in self.held.values() if h.changed]

@@ -20,7 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 
-from mesh import errors, statements
+from mesh import deadlines, errors, statements
 
 T = TypeVar("T")
 
@@ -49,9 +49,17 @@ class Gone(Taken):
     """A row referred to is not there any more; nothing was written."""
 
 
+class Broken(Taken):
+    """A row would not keep a check of its table; nothing was written. Holds the check's name."""
+
+
 def _taken(fault: Exception) -> Taken:
-    dangling = getattr(fault, "sqlstate", "") == "23503" or "FOREIGN KEY" in str(fault)
-    return Gone(str(fault)) if dangling else Taken(str(fault))
+    text, state = str(fault), getattr(fault, "sqlstate", "")
+    if state == "23514":
+        return Broken(fault.diag.constraint_name)  # type: ignore[attr-defined]
+    if text.startswith("CHECK constraint failed: "):
+        return Broken(text.partition(": ")[2])
+    return Gone(text) if state == "23503" or "FOREIGN KEY" in text else Taken(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +154,14 @@ class Database:
         return cursor.execute(sql.text, [parameters[name] for name in sql.order], prepare=True)
 
     @contextlib.contextmanager
-    def cursor(self) -> Iterator[Any]:
-        """A driver's cursor in autocommit; faults of the driver become refusals."""
+    def cursor(self, *, ends: bool = True) -> Iterator[Any]:
+        """A driver's cursor in autocommit; faults of the driver become refusals. What runs on it `ends` with
+        the time of the call."""
         connection = getattr(self._own, "connection", None) or self._connect()
         try:
             driver: Any = connection.connection.driver_connection
-            yield driver.cursor() if self.sqlite else self._raw_cursor(driver)
+            with deadlines.ending(driver) if ends else contextlib.nullcontext():
+                yield driver.cursor() if self.sqlite else self._raw_cursor(driver)
         except self._fault as fault:
             self._refuse(connection, fault)
 
@@ -179,8 +189,11 @@ class Database:
         """Rows of a statement whose shape varies."""
         connection = getattr(self._own, "connection", None) or self._connect()
         try:
-            return connection.execute(statement).fetchall()  # type: ignore[no-any-return]
+            with deadlines.ending(connection.connection.driver_connection):
+                return connection.execute(statement).fetchall()  # type: ignore[no-any-return]
         except (sa.exc.OperationalError, sa.exc.InterfaceError) as fault:
+            if _ended(fault.orig):
+                raise errors.DeadlineExceeded from fault
             self._forget(connection)
             raise errors.Unavailable(what="the database") from fault
         finally:
@@ -214,17 +227,22 @@ class Database:
         if self.sqlite:
             job = _Job(work)
             self._waiting.append(job)
-            with self._turn:
+            if not self._turn.acquire(timeout=deadlines.left()):
+                raise errors.DeadlineExceeded  # whoever has the turn leaves the job out, or is at it
+            try:
                 while not job.done:
                     self._take_turn()
+            finally:
+                self._turn.release()
             if job.fault is not None:
                 raise job.fault
             return job.result  # type: ignore[no-any-return]
-        with self.cursor() as cursor:
-            cursor.execute("BEGIN")
+        with self.cursor(ends=False) as cursor:
             try:
-                result = work(cursor)
-                cursor.execute("COMMIT")
+                with deadlines.ending(cursor.connection):
+                    cursor.execute("BEGIN")
+                    result = work(cursor)
+                    cursor.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(self._fault):
                     cursor.execute("ROLLBACK")
@@ -235,7 +253,7 @@ class Database:
         jobs = self._waiting[:GROUP]
         del self._waiting[: len(jobs)]
         try:
-            with self.cursor() as cursor:
+            with self.cursor(ends=False) as cursor:  # it is of other callers too
                 cursor.execute("BEGIN IMMEDIATE")
                 try:
                     for job in jobs:
@@ -323,7 +341,7 @@ class Database:
         state = getattr(fault, "sqlstate", None)
         if state in {"40001", "40P01"}:  # serialization, deadlock: rolled back whole
             raise Moved from fault
-        if state == "57014":
+        if _ended(fault):
             raise errors.DeadlineExceeded from fault
         if not isinstance(fault, dbapi.OperationalError):  # type: ignore[union-attr]
             raise fault
@@ -331,6 +349,12 @@ class Database:
         if self.sqlite or state is not None:  # the server answered that it did not
             raise errors.Unavailable(what="the database", delay=2.0) from fault
         raise errors.DeadlineExceeded from fault  # the line broke: it may have been done
+
+
+def _ended(fault: BaseException | None) -> bool:
+    """Whether a statement was ended, by us or by its own limit, on a connection that is well."""
+    said = getattr(fault, "sqlstate", None), getattr(fault, "sqlite_errorname", None)
+    return "57014" in said or "SQLITE_INTERRUPT" in said
 
 
 def _alike(writes: Sequence[Write]) -> list[list[Write]]:
@@ -345,11 +369,14 @@ class _Job:
     """One write waiting for SQLite's writer."""
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
-        self.work, self.done = work, False
+        self.work, self.done, self._until = work, False, deadlines.until()
         self.result: Any = None
         self.fault: BaseException | None = None
 
     def run(self, cursor: Any, fatal: type[BaseException]) -> None:
+        if deadlines.passed(self._until):
+            self.fault = errors.DeadlineExceeded()
+            return
         cursor.execute("SAVEPOINT job")
         try:
             self.result = self.work(cursor)

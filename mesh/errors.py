@@ -100,6 +100,13 @@ class ActionNotAllowed(Refused):
     zh = "当前状态（{state}）不允许此操作"
 
 
+class RuleBroken(Refused):
+    """What the call would have written breaks a rule that holds of every such record."""
+
+    en = "{name} would break the rule {rule}"
+    zh = "不符合规则（{rule}）"
+
+
 class NotOwnedHere(Refused):
     """This node does not own the (region, domain)."""
 

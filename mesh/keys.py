@@ -156,14 +156,27 @@ def _index_key(key: bytes, pair: str) -> bytes:
     return hmac.digest(key, pair.encode(), "sha256")
 
 
+def retire(path: pathlib.Path, name: str) -> None:
+    """Takes a key out of a ring's file; KeyError when it is not in it, ValueError when it is current."""
+    found = json.loads(path.read_text())
+    if name == found["current"]:
+        raise ValueError(name)
+    del found["keys"][name]
+    _replace(path, found)
+
+
+def _replace(path: pathlib.Path, found: dict[str, Any]) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(json.dumps(found))
+    os.replace(fresh, path)
+
+
 def rotate(path: pathlib.Path, algorithm: str = "AES-256-GCM") -> str:
     """Adds a fresh key to a ring's file and makes it current; its id. Processes take it up within a
     second."""
     found = json.loads(path.read_text())
     name = f"k{1 + max((int(n[1:]) for n in found['keys'] if n[1:].isdigit()), default=0)}"
     found["keys"][name], found["current"] = new_key(algorithm), name
-    fresh = path.with_suffix(".new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(found))
-    os.replace(fresh, path)
+    _replace(path, found)
     return name

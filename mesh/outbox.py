@@ -4,9 +4,10 @@ broker, once. Numbers come first, so that a cursor can follow the log without mi
 import asyncio
 import contextlib
 import datetime
+import functools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nats.errors
@@ -23,6 +24,10 @@ COUNTED = 100_000
 """Rows not numbered yet are counted up to here, because the count is asked for every few seconds."""
 IDLE_S = 0.5
 PAUSE_S = 0.2
+KEPT = datetime.timedelta(seconds=bus.KEPT_S)
+"""How long an event stays in the log at least; not less than in the broker, which may get it again."""
+TRIMMED = 5_000
+"""How many events are deleted in one transaction."""
 log = logging.getLogger(__name__)
 
 
@@ -248,6 +253,37 @@ class Relay:
     def _next(self, each: Log, after: int) -> Sequence[Any]:
         each.number()
         return each.rows(after)
+
+
+def trim(
+    store: Store, now: datetime.datetime, confirmed: Mapping[tuple[str, int, int], int] | None = None
+) -> int:
+    """Deletes events that the broker has and that are older than KEPT, from the beginning of each log; how
+    many. `confirmed`: by (region, epoch, incarnation) the number up to which everybody else has them; of a
+    log that it does not name the broker alone counts."""
+    relay, outbox = store.plumbing.relay, store.plumbing.outbox.name
+    sql = store.database.prepare(
+        ("relay", "trim"),
+        lambda: _statement(
+            f"DELETE FROM {outbox} WHERE id IN (SELECT id FROM (SELECT id, time FROM {outbox} "
+            "WHERE region = :region AND epoch = :epoch AND incarnation = :incarnation AND number <= :number "
+            "ORDER BY number LIMIT :batch) AS first WHERE time < :kept)"
+        ),
+    )
+    count, kept = 0, store.instant(now - KEPT)
+    logs = sa.select(relay.c.region, relay.c.epoch, relay.c.incarnation, relay.c.published)
+    for *log_, published in store.database.select(logs):
+        region, epoch, incarnation = log_
+        number = min(published, (confirmed or {}).get((region, epoch, incarnation), published))
+        values = {"region": region, "epoch": epoch, "incarnation": incarnation, "number": number,
+                  "batch": TRIMMED, "kept": kept}  # fmt: skip
+        while gone := store.database.transact(functools.partial(_delete, store.database, sql, values)):
+            count += gone
+    return count
+
+
+def _delete(database_: database.Database, sql: database.Sql, values: dict[str, Any], cursor: Any) -> int:
+    return int(database_.run(cursor, sql, values).rowcount)
 
 
 def _expected(fault: Exception) -> bool:

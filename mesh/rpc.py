@@ -18,6 +18,7 @@ from mesh import (
     calls,
     contract,
     database,
+    deadlines,
     delegations,
     errors,
     identity,
@@ -126,10 +127,13 @@ class Chain:
         span = telemetry.Span(endpoint.method.name, incoming.headers.get("traceparent", ""))
         trace = span.traceparent
         asking = Asking(self._clock(), trace, region=self._region)
-        begun, code = time.perf_counter(), "OK"
+        begun, code, until = time.perf_counter(), "OK", deadlines.after(incoming.remaining)
         try:
-            answer = self._answer(endpoint, incoming, asking)
-            return self._stream(answer, trace) if endpoint.method.streams_out else answer.SerializeToString()
+            with deadlines.keeping(until):
+                answer = self._answer(endpoint, incoming, asking)
+            if endpoint.method.streams_out:
+                return self._stream(answer, trace, until)
+            return answer.SerializeToString()
         except errors.Refusal as refusal:
             code = refusal.reason
             self._note(endpoint, asking, refusal)
@@ -157,9 +161,13 @@ class Chain:
         log.error("a call failed", exc_info=fault, extra={"about": {"path": path, "trace_id": trace_id}})
         return errors.Internal(trace_id=trace_id)
 
-    def _stream(self, answers: Iterator[Message], trace: str) -> Iterator[bytes]:
+    def _stream(self, answers: Iterator[Message], trace: str, until: float | None) -> Iterator[bytes]:
         try:
-            for answer in answers:
+            while True:
+                with deadlines.keeping(until):
+                    answer = next(answers, None)
+                if answer is None:
+                    return
                 yield answer.SerializeToString()
         except errors.Refusal:
             raise
@@ -281,8 +289,9 @@ class Chain:
         )  # fmt: skip
         kept = DELIVERED_KEPT if asking.sender and method.deferrable else None
         once = _Once(store, acting, method, request, kept) if acting.request_id else None
-        services = Services(self, asking)
-        for _ in range(ATTEMPTS if more is None else 1):  # what was streamed up is gone
+        services, broken = Services(self, asking), list[str]()
+        attempts = ATTEMPTS if more is None else 1  # what was streamed up is gone
+        for _ in range(attempts):
             if once is not None and (answered := once.answered()) is not None:
                 return answered  # asked each time: a repetition may have overtaken the first
             if not method.read_only:
@@ -293,8 +302,13 @@ class Chain:
             )  # fmt: skip
             answer = endpoint.handler(request if more is None else _chained(request, more), call)
             shown = _shown(method, answer)
-            if self._commit(endpoint, call, once, shown):
-                return shown
+            try:
+                if self._commit(endpoint, call, once, shown):
+                    return shown
+            except database.Broken as fault:  # by what was read, it may be: that can have changed
+                broken.append(str(fault))
+        if len(broken) == attempts and len(set(broken)) == 1:
+            raise call.changes.broken(broken[0])
         raise errors.Conflict(name=str(getattr(request, method.parent, "the record")))
 
     @staticmethod
@@ -313,6 +327,8 @@ class Chain:
         except database.Disowned:
             store.grants.read()
             return False
+        except database.Broken:
+            raise
         except database.Gone:
             store.kept_files.clear()
             return False

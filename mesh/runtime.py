@@ -180,6 +180,7 @@ class Hosted:
         self.store.forget_requests(now)
         reactions.forget(self.store, now)
         attachments.collect(self.store, now)
+        outbox.trim(self.store, now)
         if self.store.refresh_calendar(self._settings.region, now) and timers.recount(self.store, now):
             self.committed()
 

@@ -63,6 +63,21 @@ def delete(table: sa.Table, names: tuple[str, ...], mark: str) -> Any:
     return sa.delete(table).where(*(table.c[k] == v for k, v in _given(table, names, mark).items()))
 
 
+def behind(columns: Sequence[sa.Column[Any]], key: tuple[str, ...], most: int) -> Any:
+    """At most so many rows in the order of their key, behind the one whose key the parameters give."""
+    own = [columns[0].table.c[k] for k in key]
+    given = [sa.bindparam(k, type_=column.type) for k, column in zip(key, own, strict=True)]
+    found = sa.select(*columns).where(sa.tuple_(*own) > sa.tuple_(*given)).order_by(*own)
+    # else SQLite adds parameters of its own
+    return found.limit(sa.literal_column(str(most))).offset(sa.literal_column("0"))
+
+
+def replace(table: sa.Table, names: tuple[str, ...], at: tuple[str, ...]) -> Any:
+    """The rows that have the values `was_…` in the columns `at`."""
+    where = [table.c[k] == v for k, v in _given(table, at, "was_").items()]
+    return sa.update(table).where(*where).values(_given(table, names, ""))
+
+
 KINDS = {"insert": insert, "update": update, "delete": delete}
 
 

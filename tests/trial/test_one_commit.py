@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh import errors
+from mesh import database, errors
 from tests.county import County
 from tests.loop import execute, rows
 from tests.trial import domain
@@ -64,9 +64,38 @@ def test_never_gives_out_more_than_there_is(trial: County, stock: Any) -> None:
 def test_holds_what_a_check_says_even_when_a_handler_forgets(trial: County, stock: Any) -> None:
     pb = domain.messages()
     bad = pb.UpdateStockRequest(name=stock.name, stock={"quantity": -1}, update_mask={"paths": ["quantity"]})
-    with pytest.raises(errors.Refusal):
+    with pytest.raises(errors.RuleBroken) as caught:
         trial.call("county", bad)
+    assert caught.value.metadata == {"name": stock.name, "rule": "quantity >= 0"}
+    assert caught.value.code == errors.FAILED_PRECONDITION
     assert quantity(trial, stock.name) == 10
+
+
+def test_says_which_rule_a_new_record_breaks_and_not_that_it_exists(trial: County) -> None:
+    pb = domain.messages()
+    bad = pb.PutStockRequest(
+        parent=PARENT, stock={"quantity": -1}, stock_id="s", request_id=str(uuid.uuid4())
+    )
+    for _ in range(2):
+        with pytest.raises(errors.RuleBroken, match="stocks/s would break the rule quantity >= 0"):
+            trial.call("county", bad)
+    bad.stock.quantity = 1
+    assert trial.call("county", bad).quantity == 1
+
+
+def test_lets_a_call_decide_again_that_broke_a_rule_by_chance(
+    trial: County, stock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pb, real, left = domain.messages(), trial.store.commit, [2]
+
+    def commit(what: database.Commit) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise database.Broken("stocks_check_0")
+        real(what)
+
+    monkeypatch.setattr(trial.store, "commit", commit)
+    assert trial.call("county", pb.TakeStockRequest(name=stock.name, quantity=1)).quantity == 9
 
 
 def test_takes_one_vote_of_each(trial: County) -> None:

@@ -1,0 +1,108 @@
+"""Events leave the outbox when they are old and everybody has them, and nothing else does; on both
+databases."""
+
+from typing import Any
+
+import pytest
+
+from mesh import outbox
+from tests.county import REGION, County
+from tests.integration.test_audit_proof import proof
+from tests.loop import file, rows, steps, take
+
+
+def numbers(county: County) -> list[Any]:
+    return [n for (n,) in rows(county, "SELECT number FROM mesh_outbox ORDER BY id")]
+
+
+def publish(county: County) -> outbox.Log:
+    """What the relay does, with a broker that takes everything."""
+    log = outbox.Log(county.store, county.store.grants.of(REGION))
+    log.take_over()
+    while log.number():
+        pass
+    log.published = max([log.published, *(row[-1] for row in log.rows(log.published))])
+    log.number()
+    return log
+
+
+@pytest.fixture
+def old(county: County) -> County:
+    """Eight published events of 31 days ago (the first policy and seven reports), two published ones and two
+    others of today."""
+    for _ in range(7):
+        file(county)
+    publish(county)
+    county.pass_time(days=31)
+    for _ in range(2):
+        file(county)
+    publish(county)
+    for _ in range(2):
+        file(county)
+    return county
+
+
+class TestTrim:
+    def test_deletes_what_is_old_and_published(self, old: County) -> None:
+        first = numbers(old)[0]
+        old.hosted.renew()
+        assert numbers(old) == [first + 8, first + 9, None, None]
+
+    def test_keeps_what_the_broker_does_not_have(self, old: County) -> None:
+        old.pass_time(days=31)
+        outbox.trim(old.store, old.now)
+        assert numbers(old) == [None, None]
+
+    def test_keeps_what_is_not_old_to_the_day(self, old: County) -> None:
+        old.pass_time(days=-2)
+        assert outbox.trim(old.store, old.now) == 0
+
+    def test_keeps_what_somebody_has_not_confirmed(self, old: County) -> None:
+        first, key = numbers(old)[0], (REGION, 1, 1)
+        assert outbox.trim(old.store, old.now, {key: first + 2}) == 3
+        assert numbers(old)[0] == first + 3
+        assert outbox.trim(old.store, old.now, {key: 0}) == 0
+        assert outbox.trim(old.store, old.now, {key: 10**9, ("360424", 1, 1): 0}) == 5
+
+    def test_takes_few_at_a_time(self, old: County, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(outbox, "TRIMMED", 3)
+        real, gone = old.store.database.transact, []
+
+        def transact(work: Any) -> Any:
+            gone.append(real(work))
+            return gone[-1]
+
+        monkeypatch.setattr(old.store.database, "transact", transact)
+        assert outbox.trim(old.store, old.now) == sum(gone) == 8
+        assert max(gone) == 3
+
+    def test_leaves_records_histories_and_the_trail_alone(self, old: County) -> None:
+        old.hosted.tick()
+        before = proof(old)
+        names = [name for (name,) in rows(old, "SELECT name FROM reports ORDER BY name")]
+        old.hosted.renew()
+        assert proof(old) == before
+        assert before.wrong == ()
+        assert len(names) == 11
+        take(old, "accept", names[0])
+        assert [s.action for s in steps(old, names[0])][-1] == "accept"
+
+
+class TestRewind:
+    def test_after_a_lost_broker_finds_what_is_left_in_its_order(self, old: County) -> None:
+        first = numbers(old)[0]
+        old.hosted.renew()
+        log = publish(old)
+        log.rewind(old.now)
+        assert [row[-1] for row in log.rows(log.published)] == [first + n for n in (8, 9, 10, 11)]
+
+    def test_goes_on_behind_the_last_number_when_nothing_is_left(self, old: County) -> None:
+        last = publish(old).published
+        old.pass_time(days=31)
+        old.hosted.renew()
+        assert numbers(old) == []
+        log = publish(old)
+        log.rewind(old.now)
+        file(old)
+        log.number()
+        assert [row[-1] for row in log.rows(log.published)] == [last + 1]
