@@ -67,6 +67,14 @@ def get_authority(
     )
 
 
+def reconcile_copy(
+    request: directory_pb2.ReconcileCopyRequest, call: calls.Call
+) -> directory_pb2.ReconcileCopyResponse:
+    process = call.services.node
+    found = process.reconcile(request.about_region, request.domain, mend=not request.only_compare)
+    return directory_pb2.ReconcileCopyResponse(differences=[directory_pb2.CopyDifference(**d) for d in found])
+
+
 class Ticks:
     """What the node process does about once a second: at the province it signs what has changed; elsewhere it
     asks for it."""
@@ -123,7 +131,12 @@ def keep(folder: pathlib.Path, certificate: str, bundle: Any) -> None:
 SERVICE = runtime.Service(
     domain="mesh",
     package="village.mesh.v1",
-    handlers={"GetNode": get_node, "GetAuthority": get_authority, **enrolment.HANDLERS},
+    handlers={
+        "GetNode": get_node,
+        "GetAuthority": get_authority,
+        "ReconcileCopy": reconcile_copy,
+        **enrolment.HANDLERS,
+    },
     resources=enrolment.RESOURCES,
     migrations=pathlib.Path(__file__).parent / "migrations",
     foundation=False,

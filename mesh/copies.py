@@ -227,21 +227,37 @@ class Copies:
             "alarm_time": None, "digest": hashlib.sha256(raw).hexdigest(), **codec.encode(message),
         }  # fmt: skip
 
-    def mend(self, codec: resources.Codec, raws: list[bytes]) -> None:
-        """Puts records as their owner sent them in the place of what is here."""
+    def mend(self, codec: resources.Codec, region: str, raws: list[bytes]) -> set[str]:
+        """Puts records as their owner sent them in the place of what is here, whatever its version; their
+        names. What is not of that region and kind is left out."""
         rows = []
         for raw in raws:
             message: Any = codec.resource.cls.FromString(raw)
-            rows.append(self.row(codec, message, int(message.etag or "0"), raw))
+            if codec.resource.pattern.match(message.name) and resources.region_in(message.name) == region:
+                rows.append(self.row(codec, message, int(message.etag or "0"), raw))
+        names = [row["name"] for row in rows]
+        self.drop(codec, region, names)
         if rows:
             self._store.database.transact(
-                lambda cursor: self._many(cursor, codec.table, rows, keys=("name",), newer=True) and None
+                lambda cursor: self._many(cursor, codec.table, rows, keys=("name",)) and None
             )
+        return set(names)
 
-    def drop(self, codec: resources.Codec, names: list[str]) -> None:
-        """Removes copies of what their owner does not have."""
-        table = codec.table
-        self._store.database.change(table.delete().where(table.c.name.in_(names)))
+    def drop(self, codec: resources.Codec, region: str, names: list[str]) -> None:
+        """Removes copies of what their owner does not have, or has otherwise. Never of a region that is this
+        node's own."""
+        if names and not self._store.grants.owned(region):
+            t = codec.table
+            self._store.database.change(t.delete().where(t.c.region == region, t.c.name.in_(names)))
+
+    def jump(self, region: str, node: str, answer: pb.PullLogResponse) -> None:
+        """Moves the cursor to the beginning of what the owner still has: what was before has been compared."""
+        at = self.cursor(region)
+        values = {**dataclasses.asdict(at), "epoch": answer.epoch, "incarnation": answer.incarnation,
+                  "number": max(answer.floor - 1, 0), "region": region, "domain": self._store.domain,
+                  "high_water": answer.high_water, "node": node, "trouble": ""}  # fmt: skip
+        self._store.database.transact(lambda cursor: self._write(cursor, at, values, _Batch()))
+        self._store.copied += 1
 
 
 def unpacked(raw: bytes) -> list[pb.LogRow]:

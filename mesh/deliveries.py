@@ -129,9 +129,16 @@ class Deliverer:
         codec = self._store.codec(Delivery)
         c = codec.table.c
         sql = self._store.database.prepare(
-            "deliveries", lambda: sa.select(c.name).where(c.state == "QUEUED").order_by(c.name).limit(BATCH)
+            "deliveries",
+            lambda: (
+                sa.select(c.name)
+                .where(c.state == sa.bindparam("state", type_=c.state.type))
+                .order_by(c.name)
+                .limit(sa.bindparam("most", type_=sa.Integer))
+                .offset(sa.literal_column("0"))
+            ),
         )
-        return [name for (name,) in self._store.database.fetch(sql, {})]
+        return [n for (n,) in self._store.database.fetch(sql, {"state": "QUEUED", "most": BATCH})]
 
     def _try(self, delivery: Delivery, owner: str, now: datetime.datetime) -> str | None:
         """What the owner refused it with, empty when it was done; None when it is to be tried again."""

@@ -17,13 +17,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from mesh import (
     config,
     deliveries,
+    errors,
     links,
     metrics,
     pulling,
+    reconciling,
     resources,
     routes,
     runtime,
     spans,
+    store,
     telemetry,
     transport,
     trust,
@@ -113,6 +116,20 @@ class Process:
             self._deliverers.append(
                 deliveries.Deliverer(source.store, self.lines, self.settings.region, source.grown)
             )
+
+    def opened(self, domain: str) -> store.Store | None:
+        """The store of a domain that is served here."""
+        return next((h.store for h in self.hosted if h.service.domain == domain), None)
+
+    def reconcile(self, region: str, domain: str, *, mend: bool) -> list[dict[str, Any]]:
+        """Compares the copy of a region with its owner: what differed. NotFound when there is none here."""
+        opened = self.opened(domain)
+        if opened is None or self.lines is None or self.directory is None or opened.grants.owned(region):
+            raise errors.NotFound(name=f"copy of {domain} in {region}")
+        view = self.directory.view
+        node = view.owner(region, domain) if self.directory.is_province else view.province
+        found = reconciling.Reconciler(opened, self.lines).reconcile(region, node, mend=mend)
+        return [reconciling.told(difference) for difference in found]
 
     def release(self, region: str, domain: str) -> int | None:
         """Ends this node's right to write for a pair that it has no records of but those it makes by itself;

@@ -10,7 +10,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from mesh import bus, copies, errors, events, metrics, regions, replication, resources
+from mesh import bus, copies, errors, events, metrics, reconciling, regions, replication, resources
 from mesh.links import Links
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
@@ -75,6 +75,7 @@ class Passing:
         """Publishes a batch, then moves the cursor: a crash between the two publishes it again."""
         at = await asyncio.to_thread(self.cursor, region)
         before = at.number if (answer.epoch, answer.incarnation) == (at.epoch, at.incarnation) else 0
+        before = max(before, answer.floor - 1)  # what is trimmed there is lost to subscribers here
         rows = copies.unpacked(answer.rows)
         copies.follow(rows, before)
         if self._client is None:
@@ -110,15 +111,22 @@ class Passing:
 class Keeping:
     """The events of a domain that this node runs: see `Copies`."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, lines: Links) -> None:
         self.copies, self._source = copies.Copies(source.store), source
+        self._reconciler = reconciling.Reconciler(source.store, lines)
 
     def cursor(self, region: str) -> copies.Cursor:
         """Where the log stands."""
         return self.copies.cursor(region)
 
     async def take(self, region: str, node: str, answer: pb.PullLogResponse) -> int:
-        """Writes a batch."""
+        """Writes a batch. Where the log no longer reaches back, or its owner was restored from a backup, all is
+        compared first."""
+        at = await asyncio.to_thread(self.copies.cursor, region)
+        same = (answer.epoch, answer.incarnation) == (at.epoch, at.incarnation)
+        if (answer.floor > (at.number if same else 0) + 1) or (answer.epoch == at.epoch and not same):
+            await asyncio.to_thread(self._reconciler.reconcile, region, node)
+            await asyncio.to_thread(self.copies.jump, region, node, answer)
         count = await asyncio.to_thread(self.copies.apply, region, node, answer)
         if count:
             self._source.grown()
@@ -197,7 +205,7 @@ class Puller:
         if domain not in self._keeps:
             source = self._sources.get(domain)
             if source is not None:
-                self._keeps[domain] = Keeping(source)
+                self._keeps[domain] = Keeping(source, self._lines)
             else:
                 self._keeps[domain] = Passing(self._own, domain, self._broker) if self._own else None
         return self._keeps[domain]

@@ -8,13 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import calls, errors, privacy, regions, resources, tables
+from mesh import calls, errors, privacy, regions, resources, tables, trust
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
 from village.options.v1 import options_pb2
 
 BATCH_BYTES, MOST_BYTES = 192 * 1024, 512 * 1024
 MOST_ROWS, DIGESTS = 2000, 2000
+_ALL = 1 << 62
 RISING = (options_pb2.RISES_FULL, options_pb2.RISES_MASKED)
 
 
@@ -38,6 +39,7 @@ def pull_log(request: pb.PullLogRequest, call: calls.Call) -> pb.PullLogResponse
     if not logs:
         raise errors.NotFound(name=f"the log of {region} in {store.domain}")
     place = (request.epoch, request.incarnation)
+    store.confirmed[region, call.caller.region] = (*place, request.after)
     later = [log for log in logs if log[:2] >= place]
     if not later:  # this node was restored from a backup that is older than what it has given away
         raise errors.Conflict(name=f"the log of {region}")
@@ -99,6 +101,28 @@ def _rows(store: Store, region: str, epoch: int, incarnation: int, after: int, m
             break
         answer.rows.append(row)
     return answer
+
+
+def confirmed(store: Store, view: trust.View, me: str) -> dict[tuple[str, int, int], int]:
+    """For each log the number up to which every node has it that may: what a node asks for, it has up to there.
+    A node that has not asked since this one started has confirmed nothing."""
+    t, found = store.plumbing.relay, {}
+    for region, epoch, incarnation in store.database.select(
+        sa.select(t.c.region, t.c.epoch, t.c.incarnation)
+    ):
+        owner = view.owner(region, store.domain)
+        if owner not in (me, "") and not view.province == me:
+            continue  # a copy that nobody takes from here
+        asked = [
+            store.confirmed.get((region, node.region), (0, 0, 0))
+            for node in view.nodes.values()
+            if node.region not in (me, owner) and not node.revoked
+            if may_have(node.region, view.province, region)
+        ]
+        has = [n if (e, i) == (epoch, incarnation) else 0 if (e, i) < (epoch, incarnation) else _ALL
+               for e, i, n in asked]  # fmt: skip
+        found[region, epoch, incarnation] = min(has, default=_ALL)
+    return found
 
 
 def rising(store: Store) -> Iterator[tuple[str, resources.Codec]]:

@@ -180,7 +180,10 @@ class Hosted:
         self.store.forget_requests(now)
         reactions.forget(self.store, now)
         attachments.collect(self.store, now)
-        outbox.trim(self.store, now)
+        others = None
+        if self._directory is not None:
+            others = replication.confirmed(self.store, self._directory.view, self._settings.region)
+        outbox.trim(self.store, now, others)
         if self.store.refresh_calendar(self._settings.region, now) and timers.recount(self.store, now):
             self.committed()
 

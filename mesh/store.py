@@ -91,6 +91,8 @@ class Store:
         }
         self.flows = {flow.resource.DESCRIPTOR.full_name: flow for flow in flows_}
         self.grants = ownership.Grants(database_, schema_.plumbing, domain)
+        self.confirmed: dict[tuple[str, str], tuple[int, int, int]] = {}
+        """By region and node: epoch, incarnation and number up to which that node has the region's log."""
         self.copied = 0
         """Counts up when the log of another node is copied for the first time."""
         self.calendar = calendar.Calendar({})
