@@ -7,7 +7,7 @@ import pathlib
 import time
 from typing import Any
 
-from gateway import VERSION, authority, bundles, enrolment
+from gateway import VERSION, authority, bundles, enrolment, handovers
 from mesh import calls, errors, links, resources, runtime, trust
 from mesh.regions import level
 from village.mesh.v1 import directory_pb2, enrolment_pb2
@@ -136,9 +136,12 @@ SERVICE = runtime.Service(
         "GetAuthority": get_authority,
         "ReconcileCopy": reconcile_copy,
         **enrolment.HANDLERS,
+        **handovers.HANDLERS,
     },
-    resources=enrolment.RESOURCES,
+    resources=(*enrolment.RESOURCES, *handovers.RESOURCES),
     migrations=pathlib.Path(__file__).parent / "migrations",
     foundation=False,
     ticks=Ticks(),
+    carries=handovers.Mover(),
+    receiver=handovers.receiver,
 )

@@ -20,6 +20,8 @@ COLUMNS = (
     "time", "region", "actor", "deputy", "role", "organisation", "method", "name", "before_digest",
     "after_digest", "result", "purpose", "count", "request_id", "trace",
 )  # fmt: skip
+DONE = "OK"
+"""The result of what was done; of what was refused it is the reason."""
 ALIKE = 100
 """How many different refusals of one second are told apart; the rest is one row."""
 
@@ -33,7 +35,7 @@ def digest(row: dict[str, Any], moment: str) -> str:
 
 def finished(row: dict[str, Any], now: datetime.datetime, *, sqlite: bool) -> dict[str, Any]:
     """The row, with empty columns filled in, its time as the driver wants it, and its digest."""
-    whole = dict.fromkeys(COLUMNS, "") | {"result": "OK", "count": 1} | row
+    whole = dict.fromkeys(COLUMNS, "") | {"result": DONE, "count": 1} | row
     whole["time"] = resources.instant(now, sqlite=sqlite)
     whole["digest"] = digest(whole, resources.instant(now, sqlite=True))
     return whole

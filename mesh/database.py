@@ -202,7 +202,7 @@ class Database:
 
     def change(self, statement: Any) -> int:
         """Runs a change of the plumbing's own that is too rare to be prepared; how many rows it met."""
-        made = statement.compile(dialect=self._dialect)
+        made = statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True})
         text = str(made) if self.sqlite else str(made).encode()
         sql, values = Sql(text, tuple(made.positiontup or ())), dict(made.params)
         return self.transact(lambda cursor: int(self.run(cursor, sql, values).rowcount))

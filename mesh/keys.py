@@ -71,6 +71,7 @@ class KeyRing:
     def __init__(self, path: pathlib.Path) -> None:
         self._path, self._stamp = path, 0
         self.current, self._keys, self._index_key = "", dict[str, Aead](), b""
+        self._index_keys: dict[str, str] = {}
         try:
             self._read()
         except _UNREADABLE as fault:
@@ -92,6 +93,7 @@ class KeyRing:
         keys[found["current"]]
         index_key = base64.b64decode(found["index_key"], validate=True)
         self._keys, self._index_key, self.current = keys, index_key, found["current"]
+        self._index_keys = dict(found.get("index_keys", {}))
         self._stamp = stamp
 
     def encrypt(self, text: str, context: str) -> str:
@@ -120,8 +122,22 @@ class KeyRing:
 
     def index(self, text: str, *, region: str, domain: str) -> str:
         """A keyed digest for equality, different in every (region, domain)."""
-        key = _index_key(self._index_key, f"{region}/{domain}")
+        key = base64.b64decode(self.index_key(region, domain))
         return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")[:18]).decode()
+
+    def index_key(self, region: str, domain: str) -> str:
+        """The key of those digests for a pair, BASE64: this ring's own, or the one that came with the pair."""
+        pair = f"{region}/{domain}"
+        return self._index_keys.get(pair) or _index_key(self._index_key, pair)
+
+    def adopt_index(self, region: str, domain: str, key: str) -> None:
+        """Keeps the key that comes with a pair from another node, so that its digests still match."""
+        pair = f"{region}/{domain}"
+        if self.index_key(region, domain) != key:
+            found = json.loads(self._path.read_text())
+            found.setdefault("index_keys", {})[pair] = key
+            _replace(self._path, found)
+            self.refresh()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +168,8 @@ def _cipher(entry: dict[str, Any]) -> Aead:
 
 
 @functools.lru_cache
-def _index_key(key: bytes, pair: str) -> bytes:
-    return hmac.digest(key, pair.encode(), "sha256")
+def _index_key(key: bytes, pair: str) -> str:
+    return base64.b64encode(hmac.digest(key, pair.encode(), "sha256")).decode()
 
 
 def retire(path: pathlib.Path, name: str) -> None:

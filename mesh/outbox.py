@@ -196,8 +196,8 @@ class Relay:
         empty = await bus.ensure_stream(client, self._store.domain)
         held = self._store.grants.version, self._store.copied
         own = self._store.grants.all()
-        copied = await asyncio.to_thread(self._store.copied_logs)
-        logs = [Log(self._store, grant) for grant in (*own, *copied)]
+        others = await asyncio.to_thread(self._store.other_logs)
+        logs = [Log(self._store, grant) for grant in (*own, *others)]
         for each in logs:
             await asyncio.to_thread(each.take_over)
             if empty:  # the broker lost everything: it gets it again
@@ -253,6 +253,16 @@ class Relay:
     def _next(self, each: Log, after: int) -> Sequence[Any]:
         each.number()
         return each.rows(after)
+
+
+def last_number(store: Store, region: str, epoch: int, incarnation: int) -> int:
+    """The number that the last event of a frozen region has, or will have when it is numbered."""
+    o, r = store.plumbing.outbox, store.plumbing.relay
+    mine = (o.c.region == region, o.c.epoch == epoch, o.c.incarnation == incarnation, o.c.number.is_(None))
+    log_ = (r.c.region == region, r.c.epoch == epoch, r.c.incarnation == incarnation)
+    numbered = sa.select(r.c.numbered).where(*log_).scalar_subquery()
+    waiting = sa.select(sa.func.count()).select_from(o).where(*mine).scalar_subquery()
+    return int(store.database.select(sa.select(sa.func.coalesce(numbered, 0) + waiting))[0][0])
 
 
 def trim(

@@ -78,6 +78,12 @@ class Grants:
         self._do(work)
         return bool(work)
 
+    def row(self, region: str) -> Any:
+        """What the database says of a region, frozen or not; None when it knows none."""
+        t = self._table
+        rows = self._database.select(t.select().where(t.c.region == region, t.c.domain == self._domain))
+        return rows[0] if rows else None
+
     def freeze(self, region: str, *, frozen: bool = True) -> int:
         """Ends, or begins again, this node's right to write for a region; its epoch, 0 when it has none. A
         commit that is under way is waited for, later ones are refused."""

@@ -131,6 +131,13 @@ class Process:
         found = reconciling.Reconciler(opened, self.lines).reconcile(region, node, mend=mend)
         return [reconciling.told(difference) for difference in found]
 
+    def receiver(self, region: str, domain: str) -> str:
+        """The node that a region is being moved to, or empty."""
+        for hosted in self.hosted:
+            if hosted.service.receiver is not None and hosted.store is not None:
+                return hosted.service.receiver(hosted.store, region, domain)
+        return ""
+
     def release(self, region: str, domain: str) -> int | None:
         """Ends this node's right to write for a pair that it has no records of but those it makes by itself;
         its epoch, 0 when it had none, None when there are records, and nothing was ended."""
@@ -259,6 +266,12 @@ class Process:
     def _deliver(self) -> None:
         """Delivers what was deferred; a thread of its own, because an owner may be slow to answer."""
         while not self._stop.wait(DELIVER_S):
+            for hosted in self.hosted:
+                if hosted.service.carries is not None:
+                    try:
+                        hosted.service.carries(self, hosted)
+                    except Exception:
+                        log.exception("what is carried on waits")
             for deliverer in self._deliverers:
                 try:
                     deliverer.deliver(resources.utcnow())

@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 from typing import Any
 
-from mesh import contract, deliveries, errors, links, regions, resources, trust
+from mesh import contract, deliveries, errors, links, regions, resources, rpc, trust
 
 READ, SERVED_BY, AS_OF = "x-village-read", "x-village-served-by", "x-village-as-of"
 
@@ -88,7 +88,7 @@ class Routes:
         name, answer = deliveries.defer(store, me, endpoint, asking, raw, record, about)
         incoming.told[deliveries.HEADER] = name
         incoming.told.pop(AS_OF, None)
-        return answer
+        return rpc.masked(answer)
 
     def _date(self, told: dict[str, str], store: Any, region: str, now: datetime.datetime) -> None:
         """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing when one

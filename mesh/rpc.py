@@ -4,7 +4,6 @@ from the transport, so that a second one calls the same chain."""
 
 import dataclasses
 import datetime
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from mesh import (
     identity,
     keys,
     metrics,
+    once,
     privacy,
     resources,
     telemetry,
@@ -103,7 +103,7 @@ class Chain:
     ) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self._by_request: dict[str, Endpoint] = {}
-        self._references: dict[tuple[identity.Caller, str], str] = {}
+        self._references: dict[tuple[identity.Caller, str, str], str] = {}
         self._issuers, self.rings, self._region, self.node, self._clock = issuers, rings, region, node, clock
         self.directory = directory
         self.routes: Any = None
@@ -179,7 +179,7 @@ class Chain:
         if endpoint.store is not None and not asking.passed_to:
             caller = asking.caller
             endpoint.refusals.add(
-                {"region": asking.region, "actor": self._reference(caller, endpoint.store),
+                {"region": asking.region, "actor": self._reference(caller, endpoint.store, asking.region),
                  "deputy": caller.deputy, "organisation": caller.organisation, "name": asking.record,
                  "method": endpoint.method.name, "result": refusal.reason}
             )  # fmt: skip
@@ -203,7 +203,7 @@ class Chain:
             request = self._request(endpoint.method, incoming.raw)
             if self.routes is not None:
                 named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
-                asking.reference = self._reference(asking.caller, endpoint.store)
+                asking.reference = self._reference(asking.caller, endpoint.store, asking.region)
                 answer = self.routes.elsewhere(endpoint, incoming, asking, named, asking.now)
                 if answer is not None:
                     return answer
@@ -258,7 +258,7 @@ class Chain:
             raise errors.Unauthenticated(why="authorization is not `Bearer TOKEN`")
         caller = self._issuers.caller(token.strip(), now.timestamp())
         if ACTING_FOR in headers and store is not None:
-            deputy = self._reference(caller, store)
+            deputy = self._reference(caller, store, self._region)
             return delegations.acting(
                 store, self._issuers, caller, principal=headers[ACTING_FOR], reference=deputy, now=now
             )
@@ -283,16 +283,20 @@ class Chain:
         caller, region = asking.caller, asking.region
         identity.permit(method, caller, identity.Place(region=region))
         acting = Acting(
-            caller, self._reference(caller, store), method.name, asking.now, trace=asking.trace,
+            caller, self._reference(caller, store, region), method.name, asking.now, trace=asking.trace,
             request_id="" if method.read_only else getattr(request, "request_id", ""),
             purpose=getattr(request, "purpose", ""), asked=asking.asked or asking.now,
         )  # fmt: skip
         kept = DELIVERED_KEPT if asking.sender and method.deferrable else None
-        once = _Once(store, acting, method, request, kept) if acting.request_id else None
+        answers = (
+            once.Once(store, acting, method, request, region=region, longer=kept)
+            if acting.request_id
+            else None
+        )
         services, broken = Services(self, asking), list[str]()
         attempts = ATTEMPTS if more is None else 1  # what was streamed up is gone
         for _ in range(attempts):
-            if once is not None and (answered := once.answered()) is not None:
+            if answers is not None and (answered := answers.answered()) is not None:
                 return answered  # asked each time: a repetition may have overtaken the first
             if not method.read_only:
                 store.grants.of(region)
@@ -303,7 +307,7 @@ class Chain:
             answer = endpoint.handler(request if more is None else _chained(request, more), call)
             shown = _shown(method, answer)
             try:
-                if self._commit(endpoint, call, once, shown):
+                if self._commit(endpoint, call, answers, shown):
                     return shown
             except database.Broken as fault:  # by what was read, it may be: that can have changed
                 broken.append(str(fault))
@@ -312,10 +316,10 @@ class Chain:
         raise errors.Conflict(name=str(getattr(request, method.parent, "the record")))
 
     @staticmethod
-    def _commit(endpoint: Endpoint, call: calls.Call, once: "_Once | None", shown: Any) -> bool:
+    def _commit(endpoint: Endpoint, call: calls.Call, answers: once.Once | None, shown: Any) -> bool:
         """Commits what a call handed over; False when it has to run again."""
         store = endpoint.store
-        commit = call.changes.commit(*(once.kept(shown),) if once is not None else ())
+        commit = call.changes.commit(*(answers.kept(shown),) if answers is not None else ())
         if commit is None:
             if endpoint.method.reveals:
                 raise AssertionError(f"{endpoint.method.name} reveals and leaves no trace in the audit trail")
@@ -333,59 +337,26 @@ class Chain:
             store.kept_files.clear()
             return False
         except database.Taken as fault:
-            if call.changes.created() and (once is None or once.answered() is None):
+            if call.changes.created() and (answers is None or answers.answered() is None):
                 raise errors.AlreadyExists(name=call.changes.created()) from fault
             return False
         endpoint.published()
         return True
 
-    def _reference(self, caller: identity.Caller, store: Any) -> str:
-        """How the caller stands in what is kept: officials by subject, others sealed."""
+    def _reference(self, caller: identity.Caller, store: Any, region: str) -> str:
+        """How the caller stands in what is kept of a region: officials by subject, others sealed by the
+        region's key, which moves with it."""
         if caller.official or not caller.subject:
             return caller.subject
         domain = store.domain if store is not None else ""
-        known = self._references.get((caller, domain))
+        known = self._references.get((caller, domain, region))
         if known is None:
             if len(self._references) >= 10_000:
                 self._references.clear()
             whole = f"{caller.issuer}|{caller.subject}"
-            known = f"sealed:{self.rings.data.index(whole, region=self._region, domain=domain)}"
-            self._references[caller, domain] = known
+            known = f"sealed:{self.rings.data.index(whole, region=region, domain=domain)}"
+            self._references[caller, domain, region] = known
         return known
-
-
-class _Once:
-    """A request with a request_id, which is answered once and its answer kept."""
-
-    def __init__(
-        self, store: Any, acting: Acting, method: contract.Method, request: Any,
-        longer: datetime.timedelta | None = None,
-    ) -> None:  # fmt: skip
-        self._store, self._acting, self._response = store, acting, method.response
-        self._until = acting.now + (longer or datetime.timedelta())
-        raw = method.path.encode() + request.SerializeToString(deterministic=True)
-        self._fingerprint = hashlib.sha256(raw).hexdigest()
-        self._context = f"{acting.reference}/{acting.request_id}"
-
-    def answered(self) -> Message | None:
-        """The first answer to a repeated request."""
-        found = self._store.answered(self._acting.reference, self._acting.request_id)
-        if found is None:
-            return None
-        if found[0] != self._fingerprint:
-            raise errors.Invalid("request_id", "was used for another request")
-        return self._response.FromString(
-            bytes.fromhex(self._store.rings.data.decrypt(found[1], self._context))
-        )
-
-    def kept(self, answer: Message) -> database.Write:
-        """The row that keeps the answer."""
-        sealed = self._store.rings.data.encrypt(answer.SerializeToString().hex(), self._context)
-        row = {
-            "caller": self._acting.reference, "request_id": self._acting.request_id,
-            "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._until),
-        }  # fmt: skip
-        return database.Write(self._store.plumbing.request, row)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mesh import (
     delegations,
     deliveries,
     errors,
+    exports,
     flows,
     identity,
     keys,
@@ -40,7 +41,7 @@ from mesh import (
 LEAST_BYTES = 32 * 1024 * 1024
 FOUNDATION: Mapping[str, rpc.Handler] = {
     **attachments.HANDLERS, **delegations.HANDLERS, **unsealing.HANDLERS, **audit.HANDLERS,
-    **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS,
+    **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS, **exports.HANDLERS,
 }  # fmt: skip
 """What every domain serves alike; its `foundation.proto` declares it."""
 
@@ -64,6 +65,10 @@ class Service:
     """Whether its events overtake those of other domains on the way to another node."""
     ticks: Callable[[Any, "Hosted"], None] | None = None
     """What else the process and the opened service do about once a second."""
+    receiver: Callable[[store.Store, str, str], str] | None = None
+    """(store, region, domain) → the node that the pair is being moved to, or empty."""
+    carries: Callable[[Any, "Hosted"], None] | None = None
+    """The same for what may take long."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
+from sqlalchemy.dialects import postgresql, sqlite
 
 from mesh import (
     calendar,
@@ -93,6 +94,10 @@ class Store:
         self.grants = ownership.Grants(database_, schema_.plumbing, domain)
         self.confirmed: dict[tuple[str, str], tuple[int, int, int]] = {}
         """By region and node: epoch, incarnation and number up to which that node has the region's log."""
+        self.arriving: dict[str, bytearray] = {}
+        """Files of a region that moves here, as far as they have come."""
+        self.late: dict[tuple[str, str], int] = {}
+        """By region and former owner, up to which number its late events were set aside."""
         self.copied = 0
         """Counts up when the log of another node is copied for the first time."""
         self.calendar = calendar.Calendar({})
@@ -219,6 +224,23 @@ class Store:
         rows = self.database.fetch(sql, {"caller": caller, "request_id": request_id})
         return (rows[0][0], rows[0][1]) if rows else None
 
+    step_class = step_pb2.Step
+
+    def add_missing(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        """Adds rows of the same columns; those that are there already stay."""
+        if not rows:
+            return
+        names = tuple(rows[0])
+
+        def build() -> Any:
+            insert: Any = (sqlite if self.sqlite else postgresql).insert(table)
+            values = {k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names}
+            return insert.values(values).on_conflict_do_nothing()
+
+        sql = self.database.prepare(("missing", table.name, names), build)
+        given = [{f"x_{k}": v for k, v in row.items()} for row in rows]
+        self.database.transact(lambda cursor: self.database.run_many(cursor, sql, given) and None)
+
     def forget_requests(self, now: datetime.datetime) -> None:
         """Drops the answers that are older than promised."""
         self.forget(self.plumbing.request, now - REQUESTS_KEPT)
@@ -236,12 +258,25 @@ class Store:
         """How far each copy is."""
         return [dict(row._mapping) for row in self.database.select(self.plumbing.cursor.select())]
 
-    def copied_logs(self) -> list[ownership.Grant]:
-        """The logs of other nodes that this one publishes again to its own subscribers."""
-        t = self.plumbing.cursor
-        rows = self.database.select(sa.select(t.c.region, t.c.epoch, t.c.incarnation).where(
-            t.c.domain == self.domain, t.c.epoch > 0))  # fmt: skip
-        return [ownership.Grant(region, self.domain, epoch, inc) for region, epoch, inc in rows]
+    def other_logs(self) -> list[ownership.Grant]:
+        """The logs that this node publishes to its own subscribers and does not write: those of other nodes, as
+        they are copied, and its own of earlier times, which may not be published to their end."""
+        t, own = self.plumbing.relay, set(self.grants.all())
+        rows = self.database.select(sa.select(t.c.region, t.c.epoch, t.c.incarnation))
+        found = [ownership.Grant(region, self.domain, epoch, inc) for region, epoch, inc in rows]
+        return [log for log in found if log not in own]
+
+    def wind_up(self, region: str) -> None:
+        """Makes the limits of a region's open records ring here from now on: as a copy they did not."""
+        for kind, flow in self.flows.items():
+            t = self.codecs[kind].table
+            names = [flow.state_name(state) for state in flow.open_states()]
+            self.database.change(
+                t.update()
+                .where(t.c.region == region, t.c.state.in_(names), t.c.due_time.is_not(None))
+                .where(t.c.alarm_time.is_(None))
+                .values(alarm_time=t.c.due_time)
+            )
 
     def used(self, region: str) -> bool:
         """Whether there is a record of a region that somebody made, rather than the plumbing."""

@@ -159,6 +159,7 @@ def plumbing(metadata: sa.MetaData) -> Plumbing:
             metadata,
             column("caller", text, primary_key=True),
             column("request_id", text, primary_key=True),
+            column("region", text, nullable=False),
             column("fingerprint", text, nullable=False),
             column("answer", text, nullable=False),
             column("time", INSTANT, nullable=False),

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import hashlib
 import logging
+import os
 import pathlib
 import threading
 import time
@@ -13,9 +14,11 @@ from typing import Any
 
 import jwt
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
 
 from mesh import errors, regions, resources
@@ -29,6 +32,7 @@ TOKEN_S, RENEW_S = 120, 60
 SKEW_S = 6 * 3600
 """How wrong the clock of a node may be before others no longer take its word."""
 ISSUER = "village-mesh-node"
+POINT = 65
 ECDSA = ec.ECDSA(hashes.SHA256())
 log = logging.getLogger(__name__)
 
@@ -182,6 +186,24 @@ class Directory:
         self._proven[token] = moment + RENEW_S, node
         return node
 
+    def seal(self, to: str, raw: bytes) -> bytes:
+        """Bytes that only another node can open: an ephemeral P-256 key's point, nonce, AES-256-GCM."""
+        once, nonce = ec.generate_private_key(ec.SECP256R1()), os.urandom(12)
+        key = _shared(once, self._keys[to])
+        point = once.public_key().public_bytes(
+            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        )
+        return point + nonce + AESGCM(key).encrypt(nonce, raw, point)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """What was sealed for this node. ValueError when it was not, or was altered."""
+        point, nonce, rest = sealed[:POINT], sealed[POINT : POINT + 12], sealed[POINT + 12 :]
+        once = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        try:
+            return AESGCM(_shared(self._key, once)).decrypt(nonce, rest, point)
+        except InvalidTag as fault:
+            raise ValueError("it does not open with this node's key") from fault
+
     def vouch(
         self, to: str, claims: dict[str, Any], asked: datetime.datetime, raw: bytes, now: datetime.datetime
     ) -> str:
@@ -207,3 +229,8 @@ class Directory:
                 why=f"the province's word on the caller cannot be used: {fault}"
             ) from fault
         return dict(body["caller"]), asked
+
+
+def _shared(mine: Any, theirs: ec.EllipticCurvePublicKey) -> bytes:
+    secret = mine.exchange(ec.ECDH(), theirs)
+    return HKDF(hashes.SHA256(), length=32, salt=None, info=b"village mesh export").derive(secret)

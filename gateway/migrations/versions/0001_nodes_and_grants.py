@@ -336,6 +336,74 @@ def upgrade() -> None:
     op.create_index("grants_owner", "grants", ["owner", "name"], unique=False)
     op.create_index("grants_region", "grants", ["region", "name"], unique=False)
     op.create_table(
+        "handovers",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "about_region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("domain", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("receiver", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("giver", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("forced", sa.Boolean(), nullable=False),
+        sa.Column("reason", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("requester", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("approver", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("last_number", sa.BigInteger(), nullable=False),
+        sa.Column("copied", sa.BigInteger(), nullable=False),
+        sa.Column("cursor", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("trouble", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "request_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "freeze_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "grant_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.mesh.v1.Handover",
+    )
+    op.create_index(
+        "handovers_alarm_time",
+        "handovers",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("handovers_owner", "handovers", ["owner", "name"], unique=False)
+    op.create_index("handovers_region", "handovers", ["region", "name"], unique=False)
+    op.create_index("handovers_region_state", "handovers", ["region", "state", "name"], unique=False)
+    op.create_table(
         "invitations",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -546,6 +614,7 @@ def upgrade() -> None:
         "mesh_request",
         sa.Column("caller", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("request_id", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column(
             "fingerprint", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
         ),

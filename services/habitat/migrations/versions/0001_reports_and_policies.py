@@ -389,6 +389,7 @@ def upgrade() -> None:
         "mesh_request",
         sa.Column("caller", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("request_id", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column(
             "fingerprint", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
         ),

@@ -1,0 +1,346 @@
+"""Moving a domain of a region between nodes (移交) and taking it over from one that is lost (接管). The province's
+node process carries each on, a step at a time; what was done stands in the record, so that whatever ends in between,
+the next process goes on there. The grant and the record's GRANTED are one commit: before it the giver may be told to
+go on, after it never."""
+
+import logging
+import time
+from typing import Any
+
+from gateway import enrolment
+from mesh import calls, copies, errors, exports, reconciling, resources, runtime
+from mesh.store import Store
+from village.mesh.v1 import enrolment_pb2, link_pb2
+from village.mesh.v1 import handover_pb2 as pb
+from village.mesh.v1.dead_letter_pb2 import DeadLetter, DeadLetterKept
+from village.mesh.v1.enrolment_pb2 import Enrolment, Grant
+from village.mesh.v1.handover_pb2 import Handover
+
+RESOURCES = (Handover,)
+CALL_S, STRETCH_S = 15.0, 5.0
+"""How long a call may take, and for how long pages are copied before it is written down how far they are."""
+S = Handover.State
+UNDER_WAY = (S.STATE_REQUESTED, S.STATE_FREEZING, S.STATE_COPYING, S.STATE_GRANTED, S.STATE_REVERTING)
+log = logging.getLogger(__name__)
+
+
+class HandoverUnderWay(errors.Refused):
+    """The pair is being moved already."""
+
+    en = "{name} is under way"
+    zh = "该业务域正在移交"
+
+
+class HandoverDecided(errors.Refused):
+    """It is too late for that, or it was done before."""
+
+    en = "{name} is {state}"
+    zh = "该移交已办结或已不能变更"
+
+
+class SameOfficer(errors.Refused):
+    """A takeover needs two persons."""
+
+    en = "{requester} asked for it: somebody else approves"
+    zh = "申请人与批准人不得为同一人"
+
+
+class NotThroughProvince(errors.Refused):
+    """A pair moves from the province or to it."""
+
+    en = "a domain moves from the province or to it: hand it to {province} first"
+    zh = "业务域须先移交省级节点"
+
+
+# asked for
+
+
+def hand_over_domain(request: pb.HandOverDomainRequest, call: calls.Call) -> Handover:
+    handover = _begun(request.parent, request.handover, call)
+    if handover.giver == handover.receiver:
+        raise errors.Invalid("handover.receiver", "is the owner already")
+    if call.region not in (handover.giver, handover.receiver):
+        raise NotThroughProvince(province=call.region)
+    if handover.receiver != call.region:
+        enrolled = call.find(Enrolment, f"{request.parent}/enrolments/{handover.receiver}")
+        if enrolled is None or enrolled.HasField("revoke_time"):
+            raise enrolment.NodeNotEnrolled(node=handover.receiver)
+    handover.state = S.STATE_FREEZING
+    return call.create(handover, parent=request.parent, event=pb.HandoverRequested)
+
+
+def take_over_domain(request: pb.TakeOverDomainRequest, call: calls.Call) -> Handover:
+    given = request.handover
+    given.receiver = call.region
+    handover = _begun(request.parent, given, call)
+    if handover.giver == call.region:
+        raise errors.Invalid("handover.about_region", "is the province's already")
+    if call.services.node.opened(handover.domain) is None:
+        raise errors.NotFound(name=f"copy of {handover.domain} in {handover.about_region}")
+    if not handover.reason:
+        raise errors.Invalid("handover.reason", "is required for a takeover")
+    handover.forced, handover.state = True, S.STATE_REQUESTED
+    return call.create(handover, parent=request.parent, event=pb.HandoverRequested)
+
+
+def _begun(parent: str, handover: Handover, call: calls.Call) -> Handover:
+    enrolment.office_of(call, handover.about_region)
+    for other in call.store.every(Handover):
+        same = (other.about_region, other.domain) == (handover.about_region, handover.domain)
+        if same and other.state in UNDER_WAY:
+            raise HandoverUnderWay(name=other.name)
+    giver = call.services.node.directory.view.owner(handover.about_region, handover.domain)
+    if not giver:
+        raise errors.NotOwnedHere(region=handover.about_region)
+    handover.giver, handover.requester = giver, call.reference
+    handover.request_time.CopyFrom(resources.stamp(call.now))
+    return handover
+
+
+def approve_takeover(request: pb.ApproveTakeoverRequest, call: calls.Call) -> Handover:
+    """The next epoch begins in this very commit; what the copy lacks is written down."""
+    handover = call.load(Handover, request.name)
+    if handover.state != S.STATE_REQUESTED:
+        raise HandoverDecided(name=handover.name, state=S.Name(handover.state))
+    if handover.requester == call.reference:
+        raise SameOfficer(requester=handover.requester)
+    opened = call.services.node.opened(handover.domain)
+    at = copies.Copies(opened).cursor(handover.about_region)
+    handover.copied, handover.last_number = at.number, at.high_water
+    handover.approver, handover.state = call.reference, S.STATE_GRANTED
+    handover.freeze_time.CopyFrom(resources.stamp(call.now))
+    _grant(call, handover, at.epoch)
+    return call.save(handover, pb.HandoverMoved)
+
+
+def revert_handover(request: pb.RevertHandoverRequest, call: calls.Call) -> Handover:
+    handover = call.load(Handover, request.name)
+    if handover.state == S.STATE_REQUESTED:
+        handover.state = S.STATE_REVERTED
+    elif handover.state in (S.STATE_FREEZING, S.STATE_COPYING):
+        handover.state = S.STATE_REVERTING
+    else:
+        raise HandoverDecided(name=handover.name, state=S.Name(handover.state))
+    return call.save(handover, pb.HandoverMoved)
+
+
+def get_handover(request: pb.GetHandoverRequest, call: calls.Call) -> Handover:
+    return call.load(Handover, request.name)
+
+
+HANDLERS = {
+    "HandOverDomain": hand_over_domain,
+    "TakeOverDomain": take_over_domain,
+    "ApproveTakeover": approve_takeover,
+    "RevertHandover": revert_handover,
+    "GetHandover": get_handover,
+}
+
+
+def _grant(call: calls.Call, handover: Handover, epoch: int) -> None:
+    """Makes the receiver the owner, from the epoch after `epoch` on."""
+    region, parent = handover.about_region, f"regions/{resources.region_in(handover.name)}"
+    known = call.find(Grant, f"{parent}/grants/{region}-{handover.domain}")
+    grant = known if known is not None else Grant(about_region=region, domain=handover.domain)
+    grant.node, grant.epoch = handover.receiver, max(epoch, grant.epoch) + 1
+    grant.grant_time.CopyFrom(resources.stamp(call.now))
+    handover.grant_time.CopyFrom(grant.grant_time)
+    if known is not None:
+        call.save(grant, enrolment_pb2.GrantMade)
+    else:
+        call.create(grant, parent=parent, event=enrolment_pb2.GrantMade, wanted=f"{region}-{handover.domain}")
+
+
+def receiver(store: Store, region: str, domain: str) -> str:
+    """The node that a pair is being copied to, or empty."""
+    for it in store.every(Handover):
+        if (it.about_region, it.domain, it.state) == (region, domain, S.STATE_COPYING):
+            return str(it.receiver)
+    return ""
+
+
+# carried on
+
+
+class Mover:
+    """Carries on what is under way at the province."""
+
+    def __call__(self, process: Any, hosted: runtime.Hosted) -> None:
+        if process.directory is None or not process.directory.is_province or hosted.store is None:
+            return
+        for handover in hosted.store.every(Handover):
+            if handover.state in UNDER_WAY and handover.state != S.STATE_REQUESTED:
+                _Move(process, hosted, handover).go_on()
+            elif handover.forced and handover.state == S.STATE_DONE:
+                _Move(process, hosted, handover).set_late_events_aside()
+
+
+class _Move:
+    """One handover, as it is carried on."""
+
+    def __init__(self, process: Any, hosted: runtime.Hosted, handover: Handover) -> None:
+        self._process, self._hosted, self._it = process, hosted, handover
+        self._me, self._region = process.directory.region, handover.about_region
+        self._parent = f"regions/{self._region}"
+        self._store: Store | None = process.opened(handover.domain)
+        self._epoch = 0
+
+    def go_on(self) -> None:
+        """The next step; what keeps it from being taken is written down."""
+        steps = {
+            S.STATE_FREEZING: self._freeze, S.STATE_COPYING: self._copy, S.STATE_GRANTED: self._settle,
+            S.STATE_REVERTING: self._revert,
+        }  # fmt: skip
+        before = Handover()
+        before.CopyFrom(self._it)
+        try:
+            self._it.trouble = ""
+            steps[self._it.state]()
+        except errors.Refusal as refusal:
+            self._it.CopyFrom(before)
+            self._it.trouble = str(getattr(getattr(refusal, "status", None), "message", refusal))[:300]
+        if self._it != before:
+            self._save()
+
+    def _save(self) -> None:
+        """Writes down how it stands, unless somebody decided otherwise meanwhile."""
+        assert self._hosted.store is not None
+        call = calls.own(self._hosted.store, "move_domain", resources.utcnow(), self._me)
+        kept = call.find(Handover, self._it.name)
+        if kept is None or kept.etag != self._it.etag:
+            return
+        if self._it.state == S.STATE_GRANTED and kept.state == S.STATE_COPYING:
+            _grant(call, self._it, self._epoch)
+        kept.CopyFrom(self._it)
+        call.save(kept, pb.HandoverMoved)
+        commit = call.changes.commit()
+        assert commit is not None
+        self._hosted.store.commit(commit)
+        self._hosted.committed()
+
+    def _freeze(self) -> None:
+        answer = self._frozen()
+        self._it.last_number, self._it.state, self._it.cursor = answer.last_number, S.STATE_COPYING, ""
+        self._it.freeze_time.CopyFrom(resources.stamp(resources.utcnow()))
+
+    def _frozen(self, *, thaw: bool = False) -> pb.FreezeRegionResponse:
+        if self._it.giver == self._me:
+            return exports.freeze(self._opened(), self._region, thaw=thaw)
+        request = pb.FreezeRegionRequest(parent=self._parent, thaw=thaw)
+        return pb.FreezeRegionResponse.FromString(self._ask(self._it.giver, "FreezeRegion", request))
+
+    def _copy(self) -> None:
+        """Pages for a while; when all are there, digests, and the grant."""
+        answer = self._frozen()  # asked again: it must be so until the grant
+        self._it.last_number, self._epoch = answer.last_number, answer.epoch
+        if self._it.giver != self._me and self._store is not None:
+            at = copies.Copies(self._store).cursor(self._region)
+            if (at.epoch, at.number) < (answer.epoch, answer.last_number):
+                self._it.trouble = f"event {at.number} of {answer.last_number} of the giver's log has come"
+                return
+        until = time.monotonic() + STRETCH_S
+        while time.monotonic() < until:
+            page = self._page()
+            self._it.rows += page.rows
+            self._it.cursor = page.next_cursor
+            if not page.next_cursor:
+                break
+        else:
+            return
+        theirs, ours = self._sum(self._it.giver), self._sum(self._it.receiver)
+        if theirs != ours:
+            self._it.cursor, self._it.rows = "", 0
+            self._it.trouble = f"digests differ: {theirs.rows} rows and {ours.rows}; it is copied again"
+            return
+        self._it.state = S.STATE_GRANTED
+
+    def _page(self) -> pb.ImportRegionResponse:
+        try:
+            if self._it.receiver == self._me:
+                lines = self._process.lines
+                return exports.import_page(
+                    self._opened(), lines, self._it.giver, self._region, self._it.cursor
+                )
+            request = pb.ImportRegionRequest(parent=self._parent, cursor=self._it.cursor)
+            raw = self._ask(self._it.receiver, "ImportRegion", request)
+            return pb.ImportRegionResponse.FromString(raw)
+        except errors.Conflict:
+            return pb.ImportRegionResponse(next_cursor="")
+
+    def _sum(self, node: str) -> pb.SumRegionResponse:
+        if node == self._me:
+            rows, digest = exports.total(self._opened(), self._region)
+            return pb.SumRegionResponse(rows=rows, digest=digest)
+        request = pb.SumRegionRequest(parent=self._parent)
+        return pb.SumRegionResponse.FromString(self._ask(node, "SumRegion", request))
+
+    def _settle(self) -> None:
+        """When the receiver writes, the giver keeps no more than may leave it."""
+        if self._it.receiver == self._me:
+            if not self._opened().grants.owned(self._region):
+                return
+            if self._it.forced:
+                self._opened().wind_up(self._region)
+        if not self._it.forced:
+            if self._it.giver == self._me:
+                if self._process.directory.view.owner(self._region, self._it.domain) == self._me:
+                    return
+                exports.reduce(self._opened(), self._region)
+            else:
+                self._ask(self._it.giver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
+        self._it.state = S.STATE_DONE
+
+    def _revert(self) -> None:
+        self._frozen(thaw=True)
+        if self._it.receiver != self._me:
+            self._ask(self._it.receiver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
+        elif self._store is not None:  # a copy again, and nothing more
+            exports.reduce(self._store, self._region)
+            reconciling.Reconciler(self._store, self._process.lines).reconcile(self._region, self._it.giver)
+        self._it.state = S.STATE_REVERTED
+
+    def set_late_events_aside(self) -> None:
+        """What the former owner had done before it heard of the takeover is kept for somebody to decide on, and
+        applied by nobody."""
+        store = self._opened()
+        at = store.late.get((self._region, self._it.giver), self._it.copied)
+        grant_epoch = self._process.directory.view.epoch(self._region, self._it.domain)
+        request = link_pb2.PullLogRequest(
+            parent=self._parent, epoch=grant_epoch - 1, incarnation=1, after=at
+        )  # fmt: skip
+        try:
+            raw = self._ask(self._it.giver, "PullLog", request)
+        except errors.Refusal:
+            return
+        answer = link_pb2.PullLogResponse.FromString(raw)
+        if answer.epoch != grant_epoch - 1:
+            return
+        for row in copies.unpacked(answer.rows):
+            self._set_aside(store, row)
+            store.late[self._region, self._it.giver] = row.number
+
+    def _set_aside(self, store: Store, row: link_pb2.LogRow) -> None:
+        """As a dead letter that nothing replays: it is read, decided on, and dropped."""
+        call = calls.own(store, "set_aside", resources.utcnow(), self._me)
+        letter = DeadLetter(
+            reaction="takeover", why="LATE", attempts=1, fail_time=resources.stamp(call.now),
+            subject=row.subject, payload=row.payload,
+            headers=[DeadLetter.Header(key="ce-type", value=row.type), DeadLetter.Header(key="ce-id", value=row.event_id)],
+        )  # fmt: skip
+        wanted = f"{row.event_id}-takeover".lower()
+        if call.find(DeadLetter, f"regions/{self._me}/deadLetters/{wanted}") is not None:
+            return
+        call.create(letter, parent=f"regions/{self._me}", event=DeadLetterKept, wanted=wanted)
+        commit = call.changes.commit()
+        assert commit is not None
+        store.commit(commit)
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise errors.NotFound(name=f"service of {self._it.domain}")
+        return self._store
+
+    def _ask(self, node: str, method: str, request: Any) -> bytes:
+        path = f"/village.{self._it.domain}.v1.LogService/{method}"
+        raw, _ = self._process.lines.call(node, path, request.SerializeToString(), {}, CALL_S)
+        return bytes(raw)

@@ -1,0 +1,45 @@
+"""Requests with a request_id: answered once, their answer kept and given again. Separate from the chain, which
+asks it before and after a handler runs."""
+
+import datetime
+import hashlib
+from typing import Any
+
+from google.protobuf.message import Message
+
+from mesh import contract, database, errors
+from mesh.changes import Acting
+
+
+class Once:
+    """A request with a request_id, which is answered once and its answer kept."""
+
+    def __init__(
+        self, store: Any, acting: Acting, method: contract.Method, request: Any, *, region: str,
+        longer: datetime.timedelta | None = None,
+    ) -> None:  # fmt: skip
+        self._store, self._acting, self._response = store, acting, method.response
+        self._region, self._until = region, acting.now + (longer or datetime.timedelta())
+        raw = method.path.encode() + request.SerializeToString(deterministic=True)
+        self._fingerprint = hashlib.sha256(raw).hexdigest()
+        self._context = f"{acting.reference}/{acting.request_id}"
+
+    def answered(self) -> Message | None:
+        """The first answer to a repeated request."""
+        found = self._store.answered(self._acting.reference, self._acting.request_id)
+        if found is None:
+            return None
+        if found[0] != self._fingerprint:
+            raise errors.Invalid("request_id", "was used for another request")
+        return self._response.FromString(
+            bytes.fromhex(self._store.rings.data.decrypt(found[1], self._context))
+        )
+
+    def kept(self, answer: Message) -> database.Write:
+        """The row that keeps the answer."""
+        sealed = self._store.rings.data.encrypt(answer.SerializeToString().hex(), self._context)
+        row = {
+            "caller": self._acting.reference, "request_id": self._acting.request_id, "region": self._region,
+            "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._until),
+        }  # fmt: skip
+        return database.Write(self._store.plumbing.request, row)
