@@ -158,6 +158,51 @@ def revoke(*, data: pathlib.Path, region: str, token: str) -> None:
 
 @main.command()
 @_DATA
+@click.option("--region", required=True, help="The region, six digits.")
+@click.option("--domain", required=True, help="As in habitat.")
+@click.option("--to", default="", help="The node, by its region.")
+@click.option("--revert", is_flag=True, help="Undo the handover that is under way.")
+@_ADMINISTRATOR
+def handover(*, data: pathlib.Path, region: str, domain: str, to: str, revert: bool, token: str) -> None:
+    """Move a domain of a region to another node; returns when it is done."""
+    from cli import mesh
+
+    if bool(to) == revert:
+        raise click.UsageError("either --to or --revert")
+    mesh.handover(data, token, region=region, domain=domain, to=to)
+
+
+@main.command()
+@_DATA
+@click.option("--region", required=True, help="The region, six digits.")
+@click.option("--domain", required=True, help="As in habitat.")
+@click.option("--reason", default="", help="Why its owner is given up; for the first officer.")
+@click.option("--approve", is_flag=True, help="For the second officer.")
+@_ADMINISTRATOR
+def takeover(*, data: pathlib.Path, region: str, domain: str, reason: str, approve: bool, token: str) -> None:
+    """Take a domain over from an owner that is lost: two officers, one after the other."""
+    from cli import mesh
+
+    if bool(reason) == approve:
+        raise click.UsageError("--reason to ask for it, or --approve by another officer")
+    mesh.takeover(data, token, region=region, domain=domain, reason=reason)
+
+
+@main.command()
+@_DATA
+@click.option("--region", required=True, help="The region whose copy is compared, six digits.")
+@click.option("--domain", required=True, help="As in habitat.")
+@click.option("--check", is_flag=True, help="Only compare.")
+@_ADMINISTRATOR
+def reconcile(*, data: pathlib.Path, region: str, domain: str, check: bool, token: str) -> None:
+    """Compare a copy with its owner, name what differs, and mend it."""
+    from cli import mesh
+
+    mesh.reconcile(data, token, region=region, domain=domain, check=check)
+
+
+@main.command()
+@_DATA
 def down(data: pathlib.Path) -> None:
     """Stop a node; its data is kept."""
     from cli import node

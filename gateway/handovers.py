@@ -10,7 +10,7 @@ from typing import Any
 from gateway import enrolment
 from mesh import calls, copies, errors, exports, reconciling, resources, runtime
 from mesh.store import Store
-from village.mesh.v1 import enrolment_pb2, link_pb2
+from village.mesh.v1 import directory_pb2, enrolment_pb2, link_pb2
 from village.mesh.v1 import handover_pb2 as pb
 from village.mesh.v1.dead_letter_pb2 import DeadLetter, DeadLetterKept
 from village.mesh.v1.enrolment_pb2 import Enrolment, Grant
@@ -128,7 +128,12 @@ def get_handover(request: pb.GetHandoverRequest, call: calls.Call) -> Handover:
     return call.load(Handover, request.name)
 
 
+def list_handovers(request: pb.ListHandoversRequest, call: calls.Call) -> pb.ListHandoversResponse:
+    return call.page(Handover, request, pb.ListHandoversResponse)
+
+
 HANDLERS = {
+    "ListHandovers": list_handovers,
     "HandOverDomain": hand_over_domain,
     "TakeOverDomain": take_over_domain,
     "ApproveTakeover": approve_takeover,
@@ -281,6 +286,8 @@ class _Move:
                 return
             if self._it.forced:
                 self._opened().wind_up(self._region)
+        elif not self._knows(self._it.receiver):
+            return
         if not self._it.forced:
             if self._it.giver == self._me:
                 if self._process.directory.view.owner(self._region, self._it.domain) == self._me:
@@ -289,6 +296,15 @@ class _Move:
             else:
                 self._ask(self._it.giver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
         self._it.state = S.STATE_DONE
+
+    def _knows(self, node: str) -> bool:
+        """Whether a node has heard that it is the owner."""
+        view = self._process.directory.view
+        if view.owner(self._region, self._it.domain) != node:
+            return False
+        path = "/village.mesh.v1.DirectoryService/GetNode"
+        raw, _ = self._process.lines.call(node, path, b"", {}, CALL_S)
+        return bool(directory_pb2.Node.FromString(raw).directory_version >= view.version)
 
     def _revert(self) -> None:
         self._frozen(thaw=True)

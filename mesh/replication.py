@@ -155,6 +155,7 @@ def digests(store: Store, codec: resources.Codec, region: str, after: str) -> li
             sa.select(t.c.name, t.c.version, t.c.digest)
             .where(t.c.region == sa.bindparam("region", type_=tables.TEXT))
             .where(t.c.name > sa.bindparam("after", type_=tables.TEXT))
+            .where(t.c.digest != sa.literal_column("''"))  # never announced
             .order_by(t.c.name)
             .limit(sa.bindparam("most", type_=sa.Integer))
             .offset(sa.literal_column("0"))

@@ -48,7 +48,7 @@ class Routes:
         if self.directory.is_province:
             return self._down(endpoint, incoming, asking, named, owner)
         if asking.sender == view.province:
-            raise errors.NotOwnedHere(region=region)  # it knows better by now than when it passed this on
+            return self._not_now(region)  # the province knows already what this node will hear in a moment
         return self._pass(view.province, endpoint, incoming, asking)
 
     @staticmethod

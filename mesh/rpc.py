@@ -298,7 +298,9 @@ class Chain:
         for _ in range(attempts):
             if answers is not None and (answered := answers.answered()) is not None:
                 return answered  # asked each time: a repetition may have overtaken the first
-            if not method.read_only:
+            if not method.read_only and not method.of_nodes:
+                if self.routes is not None and not store.grants.owned(region):  # it is being moved
+                    raise errors.Unavailable(what=f"the owner of {region}", delay=2.0)
                 store.grants.of(region)
             call = calls.Call(
                 store, method=method, acting=acting, etag=getattr(request, "etag", ""), region=region,
