@@ -6,7 +6,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
-REGION ?= 360423
 RUN ?= .run
 PORT ?= 8423
 
@@ -28,8 +27,8 @@ gen: gen/village.binpb  ## writes gen/ from protos/
 gen/village.binpb: .venv/.dev protos/generate.py $(shell find protos -name '*.proto')
 	$(BIN)/python protos/generate.py
 
-up: gen  ## sets up and starts a county node with sample data
-	@bash deploy/local/up.sh $(RUN)/$(REGION) $(REGION) $(PORT)
+up: gen  ## sets up and starts a province and two counties with sample data
+	@bash deploy/local/up.sh $(RUN) $(PORT)
 
 down:  ## stops what `make up` started; data is kept
 	@for node in $(RUN)/*/node.json; do

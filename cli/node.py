@@ -114,6 +114,8 @@ def _show_all(
         click.echo(
             f"  {service['domain']:<14} {condition}, {service['backlog']} events not yet at the broker"
         )
+    if answer.get("province"):
+        _show_mesh(answer)
     for child in children:
         age = datetime.timedelta(seconds=int(child.uptime_seconds))
         line = (
@@ -122,6 +124,27 @@ def _show_all(
             else "NOT RUNNING"
         )
         click.echo(f"  {child.name:<14} {line}, {child.restarts} restarts")
+
+
+def _show_mesh(answer: dict[str, Any]) -> None:
+    """What the node knows of the mesh, and how far its copies are."""
+    own = answer["region"]
+    until = answer["trustExpireTime"][:10]
+    click.echo(
+        f"  province       {answer['province']}, directory {answer['directoryVersion']}, trusted until {until}"
+    )
+    for node in answer["nodes"]:
+        owned = [f"{g['domain']} of {g['region']}" for g in answer["grants"] if g["node"] == node["region"]]
+        how = "SHUT OUT" if node["revoked"] else f"version {node['software']}"
+        rest = "the rest" if node["region"] == answer["province"] else "nothing"
+        line = f"{how}, owns {', '.join(owned) or rest}" + (" (this node)" if node["region"] == own else "")
+        click.echo(f"  node {node['region']:<9} {line}")
+    for copy in answer["copies"]:
+        of = f"{copy['domain']} of {copy['region']}"
+        line = f"{copy['behind']} events behind, as of {copy.get('asOfTime', 'never')}"
+        line += f", {copy['refused']} refused" if copy["refused"] != "0" else ""
+        line += f", TROUBLE: {copy['trouble']}" if copy["trouble"] else ""
+        click.echo(f"  copy           {of}: {line}")
 
 
 def token(
