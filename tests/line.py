@@ -1,5 +1,5 @@
-"""A line between two nodes that a test can cut, hang, slow down and put back: a TCP proxy on this machine, in a
-thread of its own. A county joins by its address, so that everything between the two goes through it."""
+"""A line between two nodes that a test can cut, hang, slow down and put back: a TCP proxy on this machine,
+in a thread of its own. A county joins by its address, so that everything between the two goes through it."""
 
 import asyncio
 import contextlib
