@@ -256,6 +256,9 @@ class Puller:
             if refusal.code != errors.NOT_FOUND:
                 await asyncio.to_thread(keep.note, target.region, node, refusal.status.message)
             return False
+        except errors.Refusal:
+            target.marked = True  # what was said while the line was away is lost: ask as soon as it is back
+            raise
         took = time.monotonic() - begun
         answer = pb.PullLogResponse.FromString(raw)
         if took < QUICK_S and len(answer.rows) > size // 16:
