@@ -2,7 +2,6 @@
 in a thread of its own. A county joins by its address, so that everything between the two goes through it."""
 
 import asyncio
-import contextlib
 import random
 import socket
 import struct
@@ -15,6 +14,8 @@ CHUNK = 16 * 1024
 BUFFER = 64 * 1024
 """What the kernel may hold for each connection: little, so that a slow line is slow for all that is sent."""
 _RESET = struct.pack("ii", 1, 0)
+_Travelling = asyncio.Queue[tuple[float, bytes]]
+"""What is on its way in one direction of a connection, and when each part may arrive; nothing is the end."""
 
 
 class _Way:
@@ -32,6 +33,7 @@ class Line:
         self._to, self._rate, self._delay = to, 0.0, 0.0
         self._up, self._down = _Way(), _Way()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._passing = asyncio.Event()
         self._passing.set()
         self._server: asyncio.Server | None = None
@@ -108,48 +110,45 @@ class Line:
         for writer in self._writers:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
-        self._writers.clear()
-        await asyncio.sleep(0)
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._connect(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        there: asyncio.StreamWriter | None = None
+        ends = [writer]
         try:
             await self._passing.wait()
             back, there = await asyncio.open_connection("127.0.0.1", self._to, limit=CHUNK)
-            if writer not in self._writers:
-                return  # cut meanwhile
+            ends.append(there)
             self._writers.add(there)
-            for each in (writer, there):
+            for each in ends:
                 for name in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                     each.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, name, BUFFER)
-            await asyncio.gather(self._pump(reader, there, self._up), self._pump(back, writer, self._down))
-        except OSError:
-            pass
+            async with asyncio.TaskGroup() as group:
+                for source, sink, way in ((reader, there, self._up), (back, writer, self._down)):
+                    travelling: _Travelling = asyncio.Queue(64)
+                    group.create_task(self._depart(source, travelling))
+                    group.create_task(self._arrive(travelling, sink, way))
+        except* OSError:
+            pass  # one end has hung up: so does the other
         finally:
-            for each in (writer, *((there,) if there is not None else ())):
+            for each in ends:
                 self._writers.discard(each)
                 each.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Way) -> None:
-        """Passes on one direction of a connection. What travels is kept in a queue."""
-        travelling: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
-        arriving = asyncio.ensure_future(self._arrive(travelling, writer, way))
-        try:
-            while True:
-                data = await reader.read(CHUNK)
-                await travelling.put((time.monotonic() + self._delay, data))
-                if not data:
-                    break
-            await arriving
-        finally:
-            arriving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await arriving
+    async def _depart(self, source: asyncio.StreamReader, travelling: "_Travelling") -> None:
+        data = b"-"
+        while data:
+            data = await source.read(CHUNK)
+            await travelling.put((time.monotonic() + self._delay, data))
 
-    async def _arrive(
-        self, travelling: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter, way: _Way
-    ) -> None:
+    async def _arrive(self, travelling: "_Travelling", sink: asyncio.StreamWriter, way: _Way) -> None:
         while True:
             due, data = await travelling.get()
             if self._rate:
@@ -158,8 +157,8 @@ class Line:
             await asyncio.sleep(max(due - time.monotonic(), 0))
             await self._passing.wait()
             if not data:
-                writer.write_eof()
+                sink.write_eof()
                 return
-            writer.write(data)
+            sink.write(data)
             way.bytes += len(data)
-            await writer.drain()
+            await sink.drain()
