@@ -183,7 +183,7 @@ class Node:
         try:
             js: Any = client.jetstream(timeout=10)
             state, found = (await js.stream_info(events.stream("habitat"))).state, []
-            for number in range(state.first_seq, state.last_seq + 1):
+            for number in range(max(state.first_seq, 1), state.last_seq + 1):
                 told = dict((await js.get_msg(events.stream("habitat"), number)).headers or {})
                 if told["ce-source"] == source:
                     assert told["ce-id"] == told["Nats-Msg-Id"]
