@@ -39,6 +39,8 @@ class Office:
         self.authority = authority.Authority(key, folder / trust.AUTHORITY)
         self._public_key = authority.public_key(node_key.read_bytes())
         self._software, self._domains = software, sorted(domains)
+        self.took_lines = False
+        """Whether a line that somebody may be using ended when the bundle was renewed last."""
 
     def begin(self, now: datetime.datetime) -> None:
         """Publishes the first bundle, of a mesh that nobody has joined."""
@@ -118,6 +120,7 @@ class Office:
     def _give_lines(self, opened: store.Store) -> None:
         users = json.loads(self._users.read_text())
         kept = [u for u in users["users"] if not u["user"].startswith("node-")]
+        before = [u for u in users["users"] if u["user"].startswith("node-")]
         lines = [
             authority.leaf_user(
                 e.about_region, self.authority.password(e.about_region, resources.moment(e.enrol_time))
@@ -125,6 +128,7 @@ class Office:
             for e in opened.every(enrolment_pb2.Enrolment)
             if not e.HasField("revoke_time")
         ]
+        self.took_lines = any(line not in lines for line in before)
         authority.write(self._users, json.dumps({"users": [*kept, *lines]}, indent=1).encode())
 
 

@@ -65,8 +65,11 @@ def enrol_node(request: pb.EnrolNodeRequest, call: calls.Call) -> pb.EnrolNodeRe
     invitation = _invitation(call, request.code.partition(".")[0], request.region)
     invitation.use_time.CopyFrom(resources.stamp(call.now))
     call.save(invitation, pb.InvitationUsed)
-    enrolment = _enrolment(call, request, key)
+    known = call.find(Enrolment, f"{request.parent}/enrolments/{request.region}")
+    anew = known is not None and known.public_key != key
+    enrolment = _enrolment(call, request, known, key)
     granted = [g for d in invitation.domains if (g := _first_grant(call, request, d))]
+    granted += _begun_anew(call, request.region) if anew else []
     bundle = office.bundle(call.store, call.now, more=[enrolment, *granted])
     return pb.EnrolNodeResponse(
         certificate=office.authority.certify(key, request.region, call.now),
@@ -86,12 +89,13 @@ def _invitation(call: calls.Call, code: str, region: str) -> Invitation:
     raise InvitationNotValid
 
 
-def _enrolment(call: calls.Call, request: pb.EnrolNodeRequest, key: str) -> Enrolment:
+def _enrolment(
+    call: calls.Call, request: pb.EnrolNodeRequest, known: Enrolment | None, key: str
+) -> Enrolment:
     """The record of the node, made or made anew."""
-    known = call.find(Enrolment, f"{request.parent}/enrolments/{request.region}")
     enrolment = known if known is not None else Enrolment()
     enrolment.about_region, enrolment.public_key = request.region, key
-    enrolment.issuers = _vouching(request.issuers, request.region)
+    enrolment.issuers = _vouching(call, request.issuers, request.region)
     enrolment.software = request.software
     enrolment.enrol_time.CopyFrom(resources.stamp(call.now))
     enrolment.ClearField("revoke_time")
@@ -100,8 +104,19 @@ def _enrolment(call: calls.Call, request: pb.EnrolNodeRequest, key: str) -> Enro
     return call.create(enrolment, parent=request.parent, event=pb.EnrolmentMade, wanted=request.region)
 
 
-def _vouching(text: str, region: str) -> str:
-    """Those that a node vouches for, cut down to its own region and level."""
+def _begun_anew(call: calls.Call, region: str) -> list[Grant]:
+    """The grants of a node that comes with another key, as one does that has lost its disk: its logs begin
+    again at 1, and must not be taken for the ones that are known."""
+    found = [call.load(Grant, grant.name) for grant in call.store.every(Grant) if grant.node == region]
+    for grant in found:
+        grant.epoch += 1
+        call.save(grant, pb.GrantMade)
+    return found
+
+
+def _vouching(call: calls.Call, text: str, region: str) -> str:
+    """Those that a node vouches for, cut down to its own region and level. Invalid when it names one that is
+    another node's, whose tokens would be held against its keys then."""
     level = bundles.level_name(region)
     try:
         entries = json.loads(text or "[]")
@@ -112,6 +127,11 @@ def _vouching(text: str, region: str) -> str:
         ]  # fmt: skip
     except (ValueError, KeyError, TypeError) as fault:
         raise errors.Invalid("issuers", "is not a list of issuers with their keys") from fault
+    taken = {e["issuer"] for e in bundles.vouching(call.services.node.settings.issuers)}
+    for other in call.store.every(Enrolment):
+        taken |= {e["issuer"] for e in json.loads(other.issuers) if other.about_region != region}
+    if any(entry["issuer"] in taken for entry in found):
+        raise errors.Invalid("issuers", "names an issuer that another node vouches for")
     return json.dumps(found)
 
 
@@ -158,7 +178,9 @@ def renew_bundle(request: pb.RenewBundleRequest, call: calls.Call) -> pb.RenewBu
     enrolment = call.find(Enrolment, f"{request.parent}/enrolments/{call.caller.region}")
     if enrolment is None or enrolment.HasField("revoke_time"):
         raise NodeNotEnrolled(node=call.caller.region)
-    vouching = _vouching(request.issuers, call.caller.region) if request.issuers else enrolment.issuers
+    vouching = enrolment.issuers
+    if request.issuers:
+        vouching = _vouching(call, request.issuers, call.caller.region)
     if (vouching, request.software) != (enrolment.issuers, enrolment.software):
         enrolment.issuers, enrolment.software = vouching, request.software
         call.save(enrolment, pb.EnrolmentMade)

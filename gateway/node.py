@@ -93,9 +93,10 @@ class Ticks:
     @staticmethod
     def _sign(process: Any, hosted: runtime.Hosted) -> None:
         assert hosted.store is not None
-        if bundles.of(process).renew(hosted.store, resources.utcnow()):
+        office = bundles.of(process)
+        if office.renew(hosted.store, resources.utcnow()):
             process.directory.refresh()
-            process.lines.reload(process.settings.broker_system_url)
+            process.lines.reload(process.settings.broker_system_url, hang_up=office.took_lines)
             process.lines.tell(links.DIRECTORY)
 
     def _ask(self, process: Any) -> None:

@@ -2,6 +2,7 @@
 module knows the broker and its traps."""
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -57,17 +58,28 @@ async def _quiet(_fault: Exception) -> None:
     """Lost connections are seen where they matter: in the publish that fails."""
 
 
-async def reload(url: str) -> None:
-    """Makes the broker read its configuration again. `url`: with the credentials of its system account."""
+async def reload(url: str, *, hang_up: bool = False) -> None:
+    """Makes the broker read its configuration again. `hang_up`: and end every line of another node, because by
+    itself it asks only new ones whether it knows them. `url`: with the credentials of its system account."""
     client = await connect(url)
     try:
         server = client._server_info["server_id"]
-        answer = await client.request(f"$SYS.REQ.SERVER.{server}.RELOAD", b"", timeout=TIMEOUT_S)
-        found = json.loads(answer.data or b"{}")
-        if "error" in found:
-            raise Rejected(found["error"])
+        await _system(client, f"{server}.RELOAD", {})
+        lines = (await _system(client, f"{server}.LEAFZ", {}))["data"].get("leafs") if hang_up else None
+        for line in lines or ():
+            with contextlib.suppress(Rejected):  # it has ended meanwhile
+                await _system(client, f"{server}.KICK", {"cid": line["id"]})
     finally:
         await client.close()
+
+
+async def _system(client: Client, what: str, request: dict[str, Any]) -> dict[str, Any]:
+    raw = json.dumps(request).encode() if request else b""
+    answer = await client.request(f"$SYS.REQ.SERVER.{what}", raw, timeout=TIMEOUT_S)
+    found = dict(json.loads(answer.data or b"{}"))
+    if "error" in found:
+        raise Rejected(found["error"])
+    return found
 
 
 async def ensure_stream(client: Client, domain: str) -> bool:

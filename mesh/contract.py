@@ -136,6 +136,18 @@ class Method:
         """Whether nodes call it in their own name; it is never passed on."""
         return any(rule.scope == options_pb2.SCOPE_NODE for rule in self.rules)
 
+    @functools.cached_property
+    def of_copies(self) -> bool:
+        """Whether copies of another node's records can answer it: not what never leaves that node, as its
+        files, its audit trail and its deputies."""
+        response = self.response.DESCRIPTOR
+        parts = [response, *(f.message_type for f in response.fields if f.message_type and f.is_repeated)]
+        for part in parts:
+            if part.GetOptions().HasExtension(resource_pb2.resource):
+                return _resource(part).rises in (options_pb2.RISES_FULL, options_pb2.RISES_MASKED)
+        kept_by_plumbing = any(part.full_name.startswith("village.mesh.") for part in parts)
+        return not (self.streams_in or self.streams_out or kept_by_plumbing)
+
 
 @dataclasses.dataclass(frozen=True)
 class Event:

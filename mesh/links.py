@@ -281,10 +281,10 @@ class Links:
         """Says that a log of a domain of this node has grown."""
         self.tell(subject("mark", self.directory.region, domain))
 
-    def reload(self, system_url: str) -> None:
-        """Makes the broker read its users again, and hang up on those that it knows no more."""
+    def reload(self, system_url: str, *, hang_up: bool) -> None:
+        """Makes the broker read its users again. `hang_up`: and take all lines anew."""
         if self._loop is not None and system_url:
-            asyncio.run_coroutine_threadsafe(bus.reload(system_url), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(bus.reload(system_url, hang_up=hang_up), self._loop).result(10)
 
     def close(self) -> None:
         """Hangs up."""

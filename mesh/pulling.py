@@ -2,6 +2,7 @@
 what a batch becomes (`copies`), and from the lines."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -18,11 +19,13 @@ from village.mesh.v1 import link_pb2 as pb
 LOOK_S = 1.0
 POLL_S, URGENT_POLL_S = 4.0, 1.0
 """How often a log is asked for that nobody said has grown."""
-TIMEOUT_S = 15.0
+TIMEOUT_S, DOUBT_S = 15.0, 2.0
+"""How long a batch may take, and after how long it is asked whether it is still under way."""
 LEAST_BYTES, MOST_BYTES = 48 * 1024, replication.MOST_BYTES
 QUICK_S, SLOW_S = 0.1, 0.4
 """A batch that took less is followed by a larger one, one that took more by a smaller one, so that on a poor
 line an urgent event waits for little."""
+NODE = "/village.mesh.v1.DirectoryService/GetNode"
 log = logging.getLogger(__name__)
 
 
@@ -217,8 +220,9 @@ class Puller:
             try:
                 moved = await self._round(node)
                 pause = 0.2
-            except (errors.Unavailable, errors.DeadlineExceeded):
-                await asyncio.sleep(pause)  # the line is away, or slow
+            except (errors.Unavailable, errors.DeadlineExceeded):  # the line is away, or slow
+                with contextlib.suppress(TimeoutError):  # whoever says that a log has grown is back
+                    await asyncio.wait_for(self._woken[node].wait(), pause)
                 pause = min(pause * 2, 3.0)
                 continue
             except Exception as fault:  # whatever it is, the other lines and this one must go on
@@ -229,10 +233,8 @@ class Puller:
                 pause = min(pause * 2, 3.0)
                 continue
             if not moved:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken[node].wait(), 0.25)
-                except TimeoutError:
-                    pass
 
     async def _round(self, node: str) -> bool:
         """One batch of each log that is worth asking for; before each, what is urgent. Whether any had more."""
@@ -246,6 +248,25 @@ class Puller:
                 moved = await self._pull(node, target) or moved
         return moved
 
+    async def _asked(self, node: str, path: str, raw: bytes) -> bytes:
+        """A batch. One that went down with its line is not waited for: what is asked later is answered later, so
+        when something asked later is answered first, the batch will not come."""
+        batch = asyncio.ensure_future(self._lines.ask(node, path, raw, {}, TIMEOUT_S))
+        try:
+            while not (await asyncio.wait({batch}, timeout=DOUBT_S))[0]:
+                if self._directory.is_province:
+                    later = asyncio.ensure_future(self._lines.ask(node, NODE, b"", {}, TIMEOUT_S))
+                    later.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
+                    await asyncio.wait({batch, later}, return_when=asyncio.FIRST_COMPLETED)
+                    if not batch.done():
+                        self._sizes[node] = LEAST_BYTES  # of a larger one a part may have come
+                        later.result()
+                        raise errors.DeadlineExceeded
+                    later.cancel()
+            return batch.result()[0]
+        finally:
+            batch.cancel()
+
     async def _pull(self, node: str, target: _Target) -> bool:
         """Asks for a batch and writes it; whether there is more."""
         keep, size = target.keep, self._sizes.get(node, replication.BATCH_BYTES)
@@ -258,12 +279,15 @@ class Puller:
         path = f"/village.{target.domain}.v1.LogService/PullLog"
         begun = time.monotonic()
         try:
-            raw, _ = await self._lines.ask(node, path, request.SerializeToString(), {}, TIMEOUT_S)
+            raw = await self._asked(node, path, request.SerializeToString())
         except errors.Passed as refusal:
             target.behind = False
             if refusal.code != errors.NOT_FOUND:
                 await asyncio.to_thread(keep.note, target.region, node, refusal.status.message)
             return False
+        except errors.Refusal:
+            target.marked = True  # what was said while the line was away is lost: ask as soon as it is back
+            raise
         took = time.monotonic() - begun
         answer = pb.PullLogResponse.FromString(raw)
         if took < QUICK_S and len(answer.rows) > size // 16:

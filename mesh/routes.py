@@ -5,7 +5,8 @@ import dataclasses
 import datetime
 from typing import Any
 
-from mesh import contract, deliveries, errors, links, regions, resources, rpc, trust
+from mesh import contract, deliveries, errors, identity, links, regions, resources, rpc, trust
+from village.options.v1 import options_pb2
 
 READ, SERVED_BY, AS_OF = "x-village-read", "x-village-served-by", "x-village-as-of"
 
@@ -31,6 +32,9 @@ class Routes:
         that the call is about."""
         me, told, method, store = self.directory.region, incoming.told, endpoint.method, endpoint.store
         told[SERVED_BY] = me
+        wanted = incoming.headers.get(READ, "")
+        if wanted not in ("", "owner", "replica"):
+            raise errors.Invalid(READ, "is owner or replica")
         if store is None or not named or local(method):
             return None
         view, region = self.directory.view, resources.region_in(named)
@@ -57,18 +61,17 @@ class Routes:
 
     def _down(self, endpoint: Any, incoming: Any, asking: Any, named: str, owner: str) -> Any:
         method, wanted = endpoint.method, incoming.headers.get(READ, "")
-        if not method.read_only:
-            if method.deferrable:
-                return self._pass_or_defer(owner, endpoint, incoming, asking)
+        if method.deferrable:
+            return self._pass_or_defer(owner, endpoint, incoming, asking)
+        if not method.read_only or not method.of_copies or self._own_records(method, asking.caller, named):
             return self._pass(owner, endpoint, incoming, asking)
-        if wanted not in ("", "owner", "replica"):
-            raise errors.Invalid(READ, "is owner or replica")
         if wanted != "replica" and (wanted == "owner" or not listing(method, named)):
             try:
                 return self._pass(owner, endpoint, incoming, asking)
-            except (errors.Unavailable, errors.DeadlineExceeded):
+            except (errors.Unavailable, errors.DeadlineExceeded) as fault:
                 if wanted == "owner":
                     raise
+                asking.unreached = fault
         incoming.told[SERVED_BY] = self.directory.region
         self._date(incoming.told, endpoint.store, resources.region_in(named), asking.now)
         return None
@@ -89,6 +92,12 @@ class Routes:
         incoming.told[deliveries.HEADER] = name
         incoming.told.pop(AS_OF, None)
         return rpc.masked(answer)
+
+    @staticmethod
+    def _own_records(method: contract.Method, caller: identity.Caller, named: str) -> bool:
+        """Whether the caller may read what is his own only: whose a record is does not leave its owner."""
+        rule, _ = identity.permit(method, caller, identity.Place(region=resources.region_in(named)))
+        return rule.scope == options_pb2.SCOPE_OWN_RECORDS
 
     def _date(self, told: dict[str, str], store: Any, region: str, now: datetime.datetime) -> None:
         """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing when one

@@ -86,6 +86,8 @@ class Asking:
     """When the caller asked, where that was long before."""
     passed_to: str = ""
     """The node that it was passed on to, whose own trail tells of it."""
+    unreached: errors.Refusal | None = None
+    """Why the owner did not answer, where a copy is to answer instead."""
 
 
 class Chain:
@@ -207,7 +209,12 @@ class Chain:
                 answer = self.routes.elsewhere(endpoint, incoming, asking, named, asking.now)
                 if answer is not None:
                     return answer
-            return self._perform(endpoint, request, asking)
+            try:
+                return self._perform(endpoint, request, asking)
+            except errors.NotFound as missing:
+                if asking.unreached is not None:  # the copy may only not have it yet
+                    raise asking.unreached from missing
+                raise
         parts = (self._request(endpoint.method, raw) for raw in incoming.raw)
         first = next(parts, None)
         if first is None:
