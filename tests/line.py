@@ -24,6 +24,8 @@ class _Way:
     def __init__(self) -> None:
         self.bytes = 0
         self.free_at = 0.0
+        self.passing = asyncio.Event()
+        self.passing.set()
 
 
 class Line:
@@ -34,8 +36,6 @@ class Line:
         self._up, self._down = _Way(), _Way()
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
-        self._passing = asyncio.Event()
-        self._passing.set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="line", daemon=True)
@@ -66,13 +66,17 @@ class Line:
         """Resets every connection and refuses new ones."""
         self._do(self._cut())
 
-    def hang(self) -> None:
-        """Keeps connections and takes new ones, and passes nothing: no byte, no end, in either direction."""
-        self._soon(self._passing.clear)
+    def hang(self, *, up: bool = True, down: bool = True) -> None:
+        """Keeps connections and takes new ones, and passes nothing: no byte, no end, in either direction or in
+        one."""
+        for way, held in ((self._up, up), (self._down, down)):
+            if held:
+                self._soon(way.passing.clear)
 
     def restore(self) -> None:
         """A good line again. What waited in it while it hung arrives; its speed is as it was set."""
-        self._soon(self._passing.set)
+        for way in (self._up, self._down):
+            self._soon(way.passing.set)
         self._do(self._listen())
 
     def throttle(self, bytes_per_second: float) -> None:
@@ -123,7 +127,7 @@ class Line:
         self._writers.add(writer)
         ends = [writer]
         try:
-            await self._passing.wait()
+            await self._up.passing.wait()
             back, there = await asyncio.open_connection("127.0.0.1", self._to, limit=CHUNK)
             ends.append(there)
             self._writers.add(there)
@@ -155,7 +159,7 @@ class Line:
                 way.free_at = max(time.monotonic(), way.free_at) + len(data) / self._rate
                 due = max(due, way.free_at)
             await asyncio.sleep(max(due - time.monotonic(), 0))
-            await self._passing.wait()
+            await way.passing.wait()
             if not data:
                 sink.write_eof()
                 return

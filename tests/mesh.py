@@ -164,6 +164,10 @@ class Node:
         ) as connection:
             return connection.execute(sql).fetchall()
 
+    def raw(self, domain: str) -> bytes:
+        """What lies on the node's disk of a domain's database."""
+        return b"".join(path.read_bytes() for path in (self.data / "data").glob(f"{domain}.db*"))
+
     def reports(self, region: str = WUNING) -> dict[str, tuple[int, str]]:
         """Version and digest of each report of a region that is kept here, by name."""
         sql = f"SELECT name, version, digest FROM reports WHERE region = '{region}'"
