@@ -21,6 +21,8 @@ from village.mesh.v1 import bundle_pb2
 
 BUNDLE, AUTHORITY, CERTIFICATE = "bundle.binpb", "authority.pem", "node.pem"
 """In the folder of trust: the bundle, the certificate of whoever signs it, and the node's own."""
+NODE_DOMAIN = "mesh"
+"""What a node process keeps; it is of no ministry, and each node's is its own."""
 LIFE = datetime.timedelta(days=45)
 LOOK_S = 0.5
 TOKEN_S, RENEW_S = 120, 60
@@ -51,7 +53,7 @@ class View:
     def owner(self, region: str, domain: str) -> str:
         """The node that accepts writes for a pair: the one it was granted to, else the province; empty for a
         region that the mesh does not know. What `mesh` itself keeps at a node is that node's."""
-        if domain == "mesh":
+        if domain == NODE_DOMAIN:
             return region if region in self.nodes else ""
         grant = self.grants.get((region, domain))
         if grant is not None:
@@ -106,7 +108,7 @@ class Directory:
             try:
                 self._looked = time.monotonic()
                 self._read()
-            except (OSError, ValueError, BadBundle) as fault:
+            except (OSError, ValueError, DecodeError, BadBundle) as fault:
                 log.warning("the bundle cannot be used", extra={"about": {"why": repr(fault)}})
             finally:
                 self._lock.release()
@@ -171,7 +173,7 @@ class Directory:
             )  # fmt: skip
         except KeyError as fault:
             raise errors.Unauthenticated(why="the node does not belong to the mesh") from fault
-        except (jwt.PyJWTError, ValueError, TypeError) as fault:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as fault:
             raise errors.Unauthenticated(why=f"the node's token cannot be used: {fault}") from fault
         if claims["sub"] != node or not regions.valid(node):
             raise errors.Unauthenticated(why="the node's token is not its own")
