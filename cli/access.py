@@ -25,7 +25,8 @@ def document() -> str:
         "",
         "*Own region*: records of the region in the caller's token; a township's or village's token reaches",
         "only its own division. *Subtree*: records of any region inside it. *Own records*: those that the",
-        "caller created. Everybody else is refused.",
+        "caller created. *A node of the mesh*: one that belongs to it, in its own name, which it proves by the",
+        "header `x-village-node`; nobody's role counts. Everybody else is refused.",
         "",
         "| role | Chinese name |",
         "|---|---|",
@@ -44,6 +45,8 @@ def document() -> str:
 def _row(method: contract.Method, used: list[str]) -> str:
     if any(rule.scope == options_pb2.SCOPE_PUBLIC for rule in method.rules):
         return f"| {method.name} |{' anyone |' * len(used)} no token needed |"
+    if method.of_nodes:
+        return f"| {method.name} |{'  |' * len(used)} a node of the mesh |"
     cells = [" or ".join(REACH[rule.scope] for rule in method.rules if role in rule.roles) for role in used]
     demands = ["the caller's organisation handles it" for rule in method.rules if rule.handling_unit]
     demands += [f"not the {', '.join(rule.differs_from)}" for rule in method.rules if rule.differs_from]

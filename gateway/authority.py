@@ -9,6 +9,7 @@ import os
 import pathlib
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -64,7 +65,7 @@ def requested_key(signing_request_: str) -> str:
         key = request.public_key()
         good = request.is_signature_valid and isinstance(key, ec.EllipticCurvePublicKey)
         good = good and isinstance(key.curve, ec.SECP256R1)  # type: ignore[union-attr]
-    except (ValueError, TypeError) as fault:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
         raise errors.Invalid("signing_request", "is not a signing request (PKCS #10, PEM)") from fault
     if not good:
         raise errors.Invalid("signing_request", "is not signed by the P-256 key that it names")

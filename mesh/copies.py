@@ -264,9 +264,11 @@ def unpacked(raw: bytes) -> list[pb.LogRow]:
     """The rows of a batch. BadBatch when they cannot be read, or would be larger than a batch may be."""
     try:
         unpacker = zlib.decompressobj()
-        data = unpacker.decompress(raw, UNPACKED) if raw else b""
-        if unpacker.unconsumed_tail:
+        data = unpacker.decompress(raw, UNPACKED + 1) if raw else b""
+        if len(data) > UNPACKED:
             raise BadBatch("the batch is larger than it may be")
+        if raw and (not unpacker.eof or unpacker.unused_data):
+            raise BadBatch("the batch breaks off, or something follows it")
         return list(pb.LogRows.FromString(data).rows)
     except (zlib.error, DecodeError) as fault:
         raise BadBatch(f"the batch cannot be read: {fault}") from fault

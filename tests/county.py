@@ -15,6 +15,7 @@ from cli import sample
 from cli.serve import service
 from deploy.local import directory
 from mesh import attachments, config, contract, resources, rpc, runtime
+from tests import province
 
 REGION = "360423"
 TOWN = "360423100"
@@ -91,6 +92,7 @@ class County:
         (self.hosted,), self.chain = runtime.assemble([served], self.settings, clock=lambda: self.now)
         assert self.hosted.store is not None
         self.store = self.hosted.store
+        self._province: province.Province | None = None
         attachments.keep(self.store, [sample.PHOTO], self.now)
         self.contract = contract.read(served.package)
 
@@ -99,6 +101,14 @@ class County:
 
     def token(self, who: str, **claims: Any) -> str:
         return mint(self.private, self.now, **{**PEOPLE[who], **claims})
+
+    def as_node(self, region: str = province.PROVINCE) -> dict[str, str]:
+        """The headers of a node in its own name. From the first time on the county belongs to a mesh."""
+        if self._province is None:
+            self._province = province.Province(self.folder / "mesh")
+            self._province.publish(self.now)
+            self.chain.directory = self._province.directory(REGION)
+        return {rpc.NODE: self._province.directory(region).token(REGION, self.now)}
 
     def raw(self, method: str, raw: bytes, headers: dict[str, str]) -> bytes:
         """The answer's bytes; those of all its messages one after the other where it is a stream."""

@@ -33,7 +33,7 @@ from tests.county import (
 from tests.loop import PARENT, VERBS, WAYS, ask, file, reach, written
 from village.habitat.v1 import report_pb2 as pb
 from village.habitat.v1 import report_policy_pb2 as policy_pb
-from village.mesh.v1 import audit_pb2, dead_letter_pb2, delegation_pb2, unsealing_pb2
+from village.mesh.v1 import audit_pb2, dead_letter_pb2, delegation_pb2, link_pb2, unsealing_pb2
 from village.options.v1 import options_pb2
 from village.type.v1 import attachment_pb2
 
@@ -165,6 +165,11 @@ def requests(county: County, name: str) -> dict[str, Any]:
         ),
         "GetReportPolicy": policy_pb.GetReportPolicyRequest(name=f"{PARENT}/reportPolicies/default"),
         "ListReportPolicies": policy_pb.ListReportPoliciesRequest(parent=PARENT),
+        "PullLog": link_pb2.PullLogRequest(parent=PARENT, max_bytes=1000),
+        "DigestRecords": link_pb2.DigestRecordsRequest(parent=PARENT, kind="village.habitat.v1.Report"),
+        "FetchRecords": link_pb2.FetchRecordsRequest(
+            parent=PARENT, kind="village.habitat.v1.Report", names=[name]
+        ),
     }
     for verb, (cls, _, _) in VERBS.items():
         made = ask(verb, name, **({"duplicate_of": name} if verb == "mark_duplicate" else {}))
@@ -291,6 +296,50 @@ class TestEveryMethod:
                         continue
                     with pytest.raises(errors.Forbidden):
                         trusting.raw(method, request.SerializeToString(), headers)
+
+
+class TestNode:
+    """What a node of the mesh may call in its own name, and what nobody else may."""
+
+    OF_NODES = [name for name, method in FOUND.methods.items() if method.of_nodes]
+
+    def test_has_methods_of_its_own(self) -> None:
+        assert set(self.OF_NODES) == {"PullLog", "DigestRecords", "FetchRecords"}
+
+    @pytest.mark.parametrize("method", OF_NODES)
+    def test_of_the_mesh_may_call_them(self, trusting: County, method: str) -> None:
+        request = requests(trusting, file(trusting).name)[method]
+        got = outcome(trusting, method, request, trusting.as_node())
+        assert got == ("NOT_FOUND" if method == "PullLog" else "OK")  # nothing was numbered yet
+
+    @pytest.mark.parametrize("method", OF_NODES)
+    def test_has_nothing_of_a_sibling_s(self, trusting: County, method: str) -> None:
+        request = requests(trusting, file(trusting).name)[method]
+        assert outcome(trusting, method, request, trusting.as_node("360424")) == "FORBIDDEN"
+
+    @pytest.mark.parametrize("method", OF_NODES)
+    def test_lends_its_name_to_nobody(self, trusting: County, method: str) -> None:
+        """A person whose call a node passes on is a person."""
+        request = requests(trusting, file(trusting).name)[method]
+        person = {"authorization": f"Bearer {trusting.token('county')}"}
+        assert outcome(trusting, method, request, {**trusting.as_node(), **person}) == "FORBIDDEN"
+
+    def test_is_nobody_to_every_other_method(self, trusting: County) -> None:
+        for method, request in requests(trusting, file(trusting).name).items():
+            public = any(r.scope == options_pb2.SCOPE_PUBLIC for r in FOUND.methods[method].rules)
+            if method not in self.OF_NODES and not public:
+                assert outcome(trusting, method, request, trusting.as_node()) == "UNAUTHENTICATED", method
+
+    @pytest.mark.parametrize("method", FOUND.methods)
+    def test_by_itself_believes_no_other(self, trusting: County, method: str) -> None:
+        request = requests(trusting, file(trusting).name)[method]
+        headers = trusting.as_node()
+        trusting.chain.directory = None
+        person = {"authorization": f"Bearer {trusting.token('county')}"}
+        for token in (headers["x-village-node"], "", "x", "a.b.c"):
+            told = {"x-village-node": token}
+            assert outcome(trusting, method, request, told) == "UNAUTHENTICATED"
+            assert outcome(trusting, method, request, {**told, **person}) == "UNAUTHENTICATED"
 
 
 def _segment(raw: bytes) -> str:

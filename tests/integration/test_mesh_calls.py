@@ -289,8 +289,10 @@ class TestDeferredCalls:
 
     def settled(self, mesh: Mesh, delivery: str, state: str = "STATE_APPLIED") -> Answer:
         return until(
-            lambda: (found := mesh.xiushui.call("GET", f"/habitat/v1/{delivery}")).body.get("state") == state
-            and found,
+            lambda: (
+                (found := mesh.xiushui.call("GET", f"/habitat/v1/{delivery}")).body.get("state") == state
+                and found
+            ),
             20,
         )  # type: ignore[no-any-return]
 
@@ -341,10 +343,14 @@ class TestSupervision:
         name, province = filed(mesh), mesh.province.token("PA", subject="supervisor-1")
         urged = mesh.province.call("POST", f"/habitat/v1/{name}:urge", {"reason": "尽快办理"}, token=province)
         assert (urged.status, urged.served_by, urged.body["urgeCount"]) == (200, WUNING, 1)
-        steps = mesh.wuning.call("GET", f"/habitat/v1/{name}/steps", token=official(mesh, WUNING)).body["steps"]
+        steps = mesh.wuning.call("GET", f"/habitat/v1/{name}/steps", token=official(mesh, WUNING)).body[
+            "steps"
+        ]
         assert [(s["action"], s["actor"]) for s in steps[1:]] == [("urge", "supervisor-1")]
 
     def test_nobody_above_edits_what_is_the_county_s(self, mesh: Mesh) -> None:
         name = filed(mesh)
-        refused = mesh.province.call("POST", f"/habitat/v1/{name}:accept", {}, token=mesh.province.token("PA"))
+        refused = mesh.province.call(
+            "POST", f"/habitat/v1/{name}:accept", {}, token=mesh.province.token("PA")
+        )
         assert (refused.status, refused.reason) == (403, "FORBIDDEN")

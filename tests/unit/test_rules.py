@@ -25,8 +25,9 @@ READERS_OF_THE_ENVIRONMENT = ("mesh/config.py", "deploy/local/", "cli/")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 LINES_IN_A_MODULE = 400
-LINES_IN_MESH = 5_200
-"""Of code: without blank lines, comments and docstrings."""
+LINES_IN_MESH = 6_600
+"""Of code: without blank lines, comments and docstrings. It was 5,200 before the mesh between nodes came with
+`trust`, `links`, `routes`, `replication`, `copies` and `pulling`."""
 
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "commons", "base", "bases"}
 
@@ -254,6 +255,10 @@ class TestWordsOfThePlumbing:
 
     def test_that_compare_two_domains_are_allowed(self):
         assert list(branches_on_a_domain("if event.domain == domain or domain == '': ...")) == []
+
+    def test_that_set_the_node_s_own_domain_apart_name_it(self):
+        assert list(branches_on_a_domain("if domain == NODE_DOMAIN: ...")) == []
+        assert list(branches_on_a_domain("if domain == 'mesh': ..."))
 
 
 class TestNamesOfModules:
