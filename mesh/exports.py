@@ -321,7 +321,7 @@ def export_region(request: pb.ExportRegionRequest, call: calls.Call) -> pb.Expor
         call.services.chain.directory,
         call.caller.region,
     )
-    receives = to == directory.view.province or call.services.node.receiver(region, call.store.domain) == to
+    receives = to == directory.view.province or _receives(call, region, to)
     if not receives:
         raise errors.Forbidden(method=call.method.name, why=f"node {to} is not to receive {region}")
     if call.store.grants.owned(region):
@@ -332,11 +332,17 @@ def export_region(request: pb.ExportRegionRequest, call: calls.Call) -> pb.Expor
     return pb.ExportRegionResponse(sealed=directory.seal(to, raw), next_cursor=cursor)
 
 
+def _receives(call: calls.Call, region: str, to: str) -> bool:
+    node = call.services.node
+    return node is not None and node.receiver(region, call.store.domain) == to
+
+
 def import_region(request: pb.ImportRegionRequest, call: calls.Call) -> pb.ImportRegionResponse:
-    services = call.services
     region = _province_only(call, request.parent)
-    province = services.chain.directory.view.province
-    return import_page(call.store, services.node.lines, province, region, request.cursor)
+    if call.store.grants.owned(region):
+        raise NotFrozen(region=region)
+    lines, province = call.services.node.lines, call.services.chain.directory.view.province
+    return import_page(call.store, lines, province, region, request.cursor)
 
 
 def import_page(store: Store, lines: Any, giver: str, region: str, cursor: str) -> pb.ImportRegionResponse:

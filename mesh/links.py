@@ -19,10 +19,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from mesh import bus, errors, regions, resources, rpc, statuses, trust
+from mesh.callers import NODE
 from mesh.transport import Pool
 from village.mesh.v1 import link_pb2
 
-NODE = rpc.NODE
 DIRECTORY = "village.directory"
 PART_BYTES = 256 * 1024
 MOST_BYTES = 900_000

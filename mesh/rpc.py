@@ -14,11 +14,11 @@ from google.protobuf.message import DecodeError, Message
 
 from mesh import (
     audit,
+    callers,
     calls,
     contract,
     database,
     deadlines,
-    delegations,
     errors,
     identity,
     keys,
@@ -35,9 +35,6 @@ ATTEMPTS = 5
 DELIVERED_KEPT = datetime.timedelta(days=60)
 """How much longer than others the answer to a call is kept that the province may deliver again."""
 LEAST_TIME_S = 0.02
-ACTING_FOR = "x-village-acting-for"
-NODE = "x-village-node"
-"""The header in which a node proves who it is: `mesh.trust.Directory.token`."""
 log = logging.getLogger(__name__)
 Handler = Callable[[Any, calls.Call], Any]
 """(request, call) → answer; a method that streams takes, or gives, an iterator instead."""
@@ -105,13 +102,17 @@ class Chain:
     ) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self._by_request: dict[str, Endpoint] = {}
-        self._references: dict[tuple[identity.Caller, str, str], str] = {}
-        self._issuers, self.rings, self._region, self.node, self._clock = issuers, rings, region, node, clock
-        self.directory = directory
+        self.rings, self._region, self.node, self._clock = rings, region, node, clock
+        self.callers = callers.Callers(issuers, rings, directory, region)
         self.routes: Any = None
         """Where calls for other owners go (`mesh.routes.Routes`); None for a node by itself."""
         self._validator = protovalidate.Validator()
         self._meters: dict[tuple[str, str], Any] = {}
+
+    @property
+    def directory(self) -> Any:
+        """This node's copy of the directory (`mesh.trust.Directory`); None for a node by itself."""
+        return self.callers.directory
 
     def add(self, endpoint: Endpoint) -> None:
         """Serves a method."""
@@ -181,7 +182,7 @@ class Chain:
         if endpoint.store is not None and not asking.passed_to:
             caller = asking.caller
             endpoint.refusals.add(
-                {"region": asking.region, "actor": self._reference(caller, endpoint.store, asking.region),
+                {"region": asking.region, "actor": self.callers.reference(caller, endpoint.store, asking.region),
                  "deputy": caller.deputy, "organisation": caller.organisation, "name": asking.record,
                  "method": endpoint.method.name, "result": refusal.reason}
             )  # fmt: skip
@@ -189,23 +190,13 @@ class Chain:
     def _answer(self, endpoint: Endpoint, incoming: Incoming, asking: Asking) -> Any:
         if incoming.remaining is not None and incoming.remaining < LEAST_TIME_S:
             raise errors.DeadlineExceeded
-        if NODE in incoming.headers:
-            asking.sender = self._sender(incoming.headers[NODE], asking.now)
-        if identity.VOUCHED in incoming.headers and asking.sender == self.directory.view.province:
-            self._late(incoming, asking)
-        else:
-            asking.caller = self._caller(
-                incoming.headers,
-                endpoint.store,
-                asking.now,
-                asking.sender if endpoint.method.of_nodes else "",
-            )
+        self.callers.settle(endpoint, incoming, asking)
         identity.permit(endpoint.method, asking.caller, None)
         if not endpoint.method.streams_in:
             request = self._request(endpoint.method, incoming.raw)
             if self.routes is not None:
                 named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
-                asking.reference = self._reference(asking.caller, endpoint.store, asking.region)
+                asking.reference = self.callers.reference(asking.caller, endpoint.store, asking.region)
                 answer = self.routes.elsewhere(endpoint, incoming, asking, named, asking.now)
                 if answer is not None:
                     return answer
@@ -239,38 +230,6 @@ class Chain:
             raise errors.Invalid.several([(_path(v.proto.field), v.proto.message) for v in found])
         return request
 
-    def _late(self, incoming: Incoming, asking: Asking) -> None:
-        """Takes the province's word on who asked, and when."""
-        claims, asking.asked = self.directory.vouched(incoming.headers[identity.VOUCHED], incoming.raw)
-        deputy = str(claims.pop("deputy", ""))
-        anonymous = not claims.get("sub")
-        asking.caller = (
-            identity.PUBLIC if anonymous else dataclasses.replace(self._issuers.vouch(claims), deputy=deputy)
-        )
-
-    def _sender(self, token: str, now: datetime.datetime) -> str:
-        """The node that passes a call on, or calls in its own name."""
-        if self.directory is None:
-            raise errors.Unauthenticated(why="this node belongs to no mesh")
-        return str(self.directory.sender(token, now))
-
-    def _caller(
-        self, headers: Mapping[str, str], store: Any, now: datetime.datetime, sender: str = ""
-    ) -> identity.Caller:
-        authorization = headers.get("authorization", "")
-        if not authorization:
-            return identity.of_node(sender) if sender else identity.PUBLIC
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise errors.Unauthenticated(why="authorization is not `Bearer TOKEN`")
-        caller = self._issuers.caller(token.strip(), now.timestamp())
-        if ACTING_FOR in headers and store is not None:
-            deputy = self._reference(caller, store, self._region)
-            return delegations.acting(
-                store, self._issuers, caller, principal=headers[ACTING_FOR], reference=deputy, now=now
-            )
-        return caller
-
     def perform(self, request: Any, asking: Asking) -> Any:
         """Runs a decoded and valid request of any method, and commits it."""
         endpoint = self.endpoint_of(request)
@@ -290,7 +249,7 @@ class Chain:
         caller, region = asking.caller, asking.region
         identity.permit(method, caller, identity.Place(region=region))
         acting = Acting(
-            caller, self._reference(caller, store, region), method.name, asking.now, trace=asking.trace,
+            caller, self.callers.reference(caller, store, region), method.name, asking.now, trace=asking.trace,
             request_id="" if method.read_only else getattr(request, "request_id", ""),
             purpose=getattr(request, "purpose", ""), asked=asking.asked or asking.now,
         )  # fmt: skip
@@ -351,21 +310,6 @@ class Chain:
             return False
         endpoint.published()
         return True
-
-    def _reference(self, caller: identity.Caller, store: Any, region: str) -> str:
-        """How the caller stands in what is kept of a region: officials by subject, others sealed by the
-        region's key, which moves with it."""
-        if caller.official or not caller.subject:
-            return caller.subject
-        domain = store.domain if store is not None else ""
-        known = self._references.get((caller, domain, region))
-        if known is None:
-            if len(self._references) >= 10_000:
-                self._references.clear()
-            whole = f"{caller.issuer}|{caller.subject}"
-            known = f"sealed:{self.rings.data.index(whole, region=region, domain=domain)}"
-            self._references[caller, domain, region] = known
-        return known
 
 
 @dataclasses.dataclass(frozen=True)

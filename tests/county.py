@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from cli import sample
 from cli.serve import service
 from deploy.local import directory
-from mesh import attachments, config, contract, resources, rpc, runtime
+from mesh import attachments, callers, config, contract, resources, rpc, runtime
 from tests import province
 
 REGION = "360423"
@@ -107,8 +107,8 @@ class County:
         if self._province is None:
             self._province = province.Province(self.folder / "mesh")
             self._province.publish(self.now)
-            self.chain.directory = self._province.directory(REGION)
-        return {rpc.NODE: self._province.directory(region).token(REGION, self.now)}
+            self.chain.callers.directory = self._province.directory(REGION)
+        return {callers.NODE: self._province.directory(region).token(REGION, self.now)}
 
     def raw(self, method: str, raw: bytes, headers: dict[str, str]) -> bytes:
         """The answer's bytes; those of all its messages one after the other where it is a stream."""

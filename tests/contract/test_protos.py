@@ -37,6 +37,11 @@ WITHOUT_ROLES = {options_pb2.SCOPE_PUBLIC, options_pb2.SCOPE_NODE}
 SAFE_WITHOUT_REQUEST_ID = {
     "EnrolNode": "its code counts once, and a repetition is refused",
     "RenewBundle": "a repetition sets what is set already, and answers the same bundle",
+    "FreezeRegion": "what is frozen stays frozen",
+    "ExportRegion": "it changes nothing",
+    "ImportRegion": "a page that is there already is not added again",
+    "SumRegion": "it changes nothing",
+    "ReduceRegion": "what is reduced stays reduced",
 }
 """Methods that change something and are safe to repeat by themselves."""
 ENVELOPES = {"village.mesh.v1.LinkCall", "village.mesh.v1.LinkAnswer"}

@@ -124,7 +124,7 @@ def county(domain: str, tmp_path: pathlib.Path) -> Iterator[County]:
         for region in (REGION, FAR)
     ]
     (tmp_path / "trust/issuers.json").write_text(json.dumps({"issuers": entries}))
-    opened.chain._issuers._looked = 0.0
+    opened.chain.callers._issuers._looked = 0.0
     yield opened
     opened.close()
 

@@ -12,7 +12,10 @@ from google.protobuf import descriptor_pb2
 
 from gateway import envoy, published, replies
 
-OF_NODES = ("PullLog", "DigestRecords", "FetchRecords")
+OF_NODES = (
+    *("PullLog", "DigestRecords", "FetchRecords"),
+    *("FreezeRegion", "ExportRegion", "ImportRegion", "SumRegion", "ReduceRegion"),
+)
 """Reads that only nodes make."""
 CONTRACTS = pathlib.Path(__file__).resolve().parents[2] / "gen/village.binpb"
 

@@ -83,7 +83,7 @@ class TestTake:
         before = message.SerializeToString()
         with pytest.raises(errors.ActionNotAllowed) as caught:
             flows.take(FLOW, "accept", message, around(), None)
-        said = {"name": message.name, "action": "accept", "state": "CLOSED", "possible": "assess"}
+        said = {"name": message.name, "action": "accept", "state": "CLOSED", "possible": "assess, reopen"}
         assert caught.value.metadata == said
         assert message.SerializeToString() == before
 

@@ -14,6 +14,7 @@ class TestLocal:
             "PullLog",
             "DigestRecords",
             "FetchRecords",
+            *("FreezeRegion", "ExportRegion", "ImportRegion", "SumRegion", "ReduceRegion"),
         }
 
 
