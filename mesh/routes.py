@@ -27,7 +27,7 @@ class Routes:
     def __init__(self, directory: trust.Directory, lines: links.Links) -> None:
         self.directory, self.lines = directory, lines
 
-    def elsewhere(self, endpoint: Any, incoming: Any, asking: Any, named: str, now: datetime.datetime) -> Any:
+    def elsewhere(self, endpoint: Any, incoming: Any, asking: Any, named: str) -> Any:
         """The owner's answer, or None when this node is to answer by itself. `named`: the record or the place
         that the call is about."""
         me, told, method, store = self.directory.region, incoming.told, endpoint.method, endpoint.store
@@ -40,9 +40,9 @@ class Routes:
         view, region = self.directory.view, resources.region_in(named)
         if not regions.valid(region) or store.grants.owned(region):
             if listing(method, named):
-                self._date(told, store, region, now)
+                self._date(told, store, region, asking.now)
             else:
-                told[AS_OF] = resources.rfc3339(now)
+                told[AS_OF] = resources.rfc3339(asking.now)
             return None
         owner = view.owner(region, store.domain)
         if not owner:

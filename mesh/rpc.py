@@ -83,8 +83,7 @@ class Asking:
     """When the caller asked, where that was long before."""
     passed_to: str = ""
     """The node that it was passed on to, whose own trail tells of it."""
-    unreached: errors.Refusal | None = None
-    """Why the owner did not answer, where a copy is to answer instead."""
+    unreached: errors.Refusal | None = None  # why the owner did not answer, where a copy is to
 
 
 class Chain:
@@ -197,15 +196,12 @@ class Chain:
             if self.routes is not None:
                 named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
                 asking.reference = self.callers.reference(asking.caller, endpoint.store, asking.region)
-                answer = self.routes.elsewhere(endpoint, incoming, asking, named, asking.now)
-                if answer is not None:
+                if (answer := self.routes.elsewhere(endpoint, incoming, asking, named)) is not None:
                     return answer
             try:
                 return self._perform(endpoint, request, asking)
-            except errors.NotFound as missing:
-                if asking.unreached is not None:  # the copy may only not have it yet
-                    raise asking.unreached from missing
-                raise
+            except errors.NotFound as missing:  # of a copy that may only not have it yet
+                raise asking.unreached or missing from None
         parts = (self._request(endpoint.method, raw) for raw in incoming.raw)
         first = next(parts, None)
         if first is None:
