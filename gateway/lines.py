@@ -1,5 +1,6 @@
-"""A node's lines to others, as Envoy carries them: at the province the office, where nodes call over TLS; elsewhere
-where this node's own programs reach the province. Separate from the public listener, whose callers are people."""
+"""A node's lines to others, as Envoy carries them: at the province the office, where nodes call over TLS;
+elsewhere where this node's own programs reach the province. Separate from the public listener, whose
+callers are people."""
 
 import copy
 from typing import Any
@@ -26,8 +27,8 @@ _STRANGERS = [
 
 
 def office(spec: NodeSpec, public: dict[str, Any]) -> dict[str, Any]:
-    """The office's listener, made from the public one: the same services, for nodes with a certificate. Tokens
-    are looked at by the services, which trust no gateway, this one included."""
+    """The office's listener, made from the public one: the same services, for nodes with a certificate.
+    Tokens are looked at by the services, which trust no gateway, this one included."""
     assert spec.office is not None
     manager = copy.deepcopy(public["filter_chains"][0]["filters"][0]["typed_config"])
     manager["stat_prefix"] = "office"

@@ -52,7 +52,8 @@ def _describe(answer: directory_pb2.Node, process: Any) -> None:
         for row in hosted.store.cursors() if hosted.store is not None else ():
             copy = answer.copies.add(
                 region=row["region"], domain=row["domain"], node=row["node"],
-                behind=max(row["high_water"] - row["number"], 0), refused=row["refused"], trouble=row["trouble"],
+                behind=max(row["high_water"] - row["number"], 0), refused=row["refused"],
+                trouble=row["trouble"],
             )  # fmt: skip
             if row["read_time"] is not None:
                 copy.as_of_time.CopyFrom(resources.stamp(resources.when(row["read_time"])))

@@ -2,6 +2,7 @@
 what a batch becomes (`copies`), and from the lines."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -87,7 +88,8 @@ class Passing:
         values = {
             "region": region, "domain": self._domain, "node": node, "epoch": answer.epoch,
             "incarnation": answer.incarnation, "number": rows[-1].number if rows else before,
-            "high_water": answer.high_water, "read_time": self._store.instant(resources.moment(answer.read_time)),
+            "high_water": answer.high_water,
+            "read_time": self._store.instant(resources.moment(answer.read_time)),
             "refused": len(rows) - len(messages), "trouble": "",
         }  # fmt: skip
         await asyncio.to_thread(lambda: self._store.replace(self._table, values, key="region, domain"))
@@ -221,13 +223,12 @@ class Puller:
                 pause = min(pause * 2, 3.0)
                 continue
             if not moved:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken[node].wait(), 0.25)
-                except TimeoutError:
-                    pass
 
     async def _round(self, node: str) -> bool:
-        """One batch of each log that is worth asking for; before each, what is urgent. Whether any had more."""
+        """One batch of each log that is worth asking for; before each, what is urgent. Whether any had
+        more."""
         moved = False
         targets = sorted(self._targets.get(node, {}).values(), key=lambda t: (t.domain, t.region))
         for target in targets:

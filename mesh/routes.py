@@ -72,8 +72,8 @@ class Routes:
         return None
 
     def _date(self, told: dict[str, str], store: Any, region: str, now: datetime.datetime) -> None:
-        """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing when one
-        is not there at all yet."""
+        """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing
+        when one is not there at all yet."""
         me, grants = self.directory.region, self.directory.view.grants
         away = [
             r

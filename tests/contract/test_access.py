@@ -301,7 +301,7 @@ class TestEveryMethod:
 class TestNode:
     """What a node of the mesh may call in its own name, and what nobody else may."""
 
-    OF_NODES = [name for name, method in FOUND.methods.items() if method.of_nodes]
+    OF_NODES = tuple(name for name, method in FOUND.methods.items() if method.of_nodes)
 
     def test_has_methods_of_its_own(self) -> None:
         assert set(self.OF_NODES) == {"PullLog", "DigestRecords", "FetchRecords"}
