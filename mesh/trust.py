@@ -174,7 +174,7 @@ class Directory:
             begins, ends = float(claims["iat"]) - SKEW_S, float(claims["exp"]) + SKEW_S
         except KeyError as fault:
             raise errors.Unauthenticated(why="the node does not belong to the mesh") from fault
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as fault:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as fault:
             raise errors.Unauthenticated(why=f"the node's token cannot be used: {fault}") from fault
         if claims["sub"] != node or not regions.valid(node):
             raise errors.Unauthenticated(why="the node's token is not its own")
