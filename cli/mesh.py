@@ -102,7 +102,9 @@ def reconcile(data: pathlib.Path, token: str, *, region: str, domain: str, check
     for d in differences:
         click.echo(f"{d.kind}: {d.here} here, {d.there} at the owner")
         for how, names, count in (
-            ("missing", d.missing, d.missing_count), ("other", d.other, d.other_count), ("extra", d.extra, d.extra_count)
+            ("missing", d.missing, d.missing_count),
+            ("other", d.other, d.other_count),
+            ("extra", d.extra, d.extra_count),
         ):  # fmt: skip
             for name in names:
                 click.echo(f"  {how} {name}")

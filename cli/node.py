@@ -131,7 +131,8 @@ def _show_mesh(answer: dict[str, Any]) -> None:
     own = answer["region"]
     until = answer["trustExpireTime"][:10]
     click.echo(
-        f"  province       {answer['province']}, directory {answer['directoryVersion']}, trusted until {until}"
+        f"  province       {answer['province']}, directory {answer['directoryVersion']}, "
+        f"trusted until {until}"
     )
     for node in answer["nodes"]:
         owned = [f"{g['domain']} of {g['region']}" for g in answer["grants"] if g["node"] == node["region"]]

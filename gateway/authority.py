@@ -1,5 +1,5 @@
-"""The province's authority for nodes: its key, certificates of nodes, and the signed bundle. Separate from the
-handlers, which decide who joins; this only signs."""
+"""The province's authority for nodes: its key, certificates of nodes, and the signed bundle. Separate from
+the handlers, which decide who joins; this only signs."""
 
 import datetime
 import hashlib

@@ -1,5 +1,5 @@
-"""The bundle: what the province's records say of nodes, grants and issuers, signed anew whenever that changes,
-and once a day. Separate from the handlers, because it is also renewed by itself."""
+"""The bundle: what the province's records say of nodes, grants and issuers, signed anew whenever that
+changes, and once a day. Separate from the handlers, because it is also renewed by itself."""
 
 import datetime
 import json
@@ -7,6 +7,8 @@ import logging
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from gateway import VERSION, authority
 from mesh import regions, resources, store, trust
@@ -26,6 +28,14 @@ def vouching(issuers: pathlib.Path) -> list[dict[str, Any]]:
     """The entries of an `issuers.json`, each with its keys in place of the name of their file."""
     entries = json.loads(issuers.read_text())["issuers"]
     return [{**e, "jwks": json.loads((issuers.parent / e["jwks"]).read_text())} for e in entries]
+
+
+def read(path: pathlib.Path) -> bundle_pb2.Bundle:
+    """A bundle as it was kept. BadBundle when it cannot be read."""
+    try:
+        return bundle_pb2.Bundle.FromString(path.read_bytes())
+    except DecodeError as fault:
+        raise trust.BadBundle(f"{path} cannot be read") from fault
 
 
 class Office:
@@ -97,19 +107,30 @@ class Office:
 
     def _content(self, opened: store.Store, more: list[Any]) -> bundle_pb2.BundleContent:
         found = self._empty()
-        for enrolment in self._current(opened, enrolment_pb2.Enrolment, more):
+        enrolments = self._current(opened, enrolment_pb2.Enrolment, more)
+        for enrolment in enrolments:
             revoked = enrolment.HasField("revoke_time")
             found.nodes.add(
                 region=enrolment.about_region, public_key=enrolment.public_key, revoked=revoked,
                 software=enrolment.software,
             )  # fmt: skip
-            for entry in json.loads(enrolment.issuers) if not revoked else []:
-                found.issuers.add(**entry)
+        self._vouch(found, [e for e in enrolments if not e.HasField("revoke_time")])
         for grant in self._current(opened, enrolment_pb2.Grant, more):
             found.grants.add(
                 region=grant.about_region, domain=grant.domain, node=grant.node, epoch=grant.epoch
             )
         return found
+
+    @staticmethod
+    def _vouch(found: bundle_pb2.BundleContent, enrolments: list[Any]) -> None:
+        """Adds those that nodes vouch for. An issuer is the province's, or the node's that named it first: no
+        other can take its place, or make an end of its tokens."""
+        taken = {entry.issuer for entry in found.issuers}
+        for enrolment in sorted(enrolments, key=lambda e: (e.enrol_time.ToNanoseconds(), e.name)):
+            for entry in json.loads(enrolment.issuers):
+                if entry["issuer"] not in taken:
+                    taken.add(entry["issuer"])
+                    found.issuers.add(**entry)
 
     @staticmethod
     def _current(opened: store.Store, cls: Any, more: list[Any]) -> list[Any]:

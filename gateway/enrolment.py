@@ -1,5 +1,5 @@
-"""How nodes join the mesh and what they are granted (入网与授权). The province's node process alone does it; the
-bundle that says so is signed in `gateway.bundles`."""
+"""How nodes join the mesh and what they are granted (入网与授权). The province's node process alone does
+it; the bundle that says so is signed in `gateway.bundles`."""
 
 import datetime
 import hashlib
@@ -12,6 +12,7 @@ from mesh import calls, errors, regions, resources
 from village.mesh.v1 import enrolment_pb2 as pb
 from village.mesh.v1.enrolment_pb2 import Enrolment, Grant, Invitation
 
+MOST_BYTES_OF_A_NAME = 300
 INVITED_FOR = datetime.timedelta(days=7)
 RESOURCES = (Invitation, Enrolment, Grant)
 
@@ -121,11 +122,11 @@ def _vouching(call: calls.Call, text: str, region: str) -> str:
     try:
         entries = json.loads(text or "[]")
         found = [
-            {"issuer": str(e["issuer"]), "jwks": json.dumps(e["jwks"]), "region": region,
+            {"issuer": _issuer(e["issuer"]), "jwks": json.dumps(e["jwks"]), "region": region,
              "highest_level": level}
             for e in entries
         ]  # fmt: skip
-    except (ValueError, KeyError, TypeError) as fault:
+    except (ValueError, KeyError, TypeError, RecursionError) as fault:
         raise errors.Invalid("issuers", "is not a list of issuers with their keys") from fault
     taken = {e["issuer"] for e in bundles.vouching(call.services.node.settings.issuers)}
     for other in call.store.every(Enrolment):
@@ -133,6 +134,13 @@ def _vouching(call: calls.Call, text: str, region: str) -> str:
     if any(entry["issuer"] in taken for entry in found):
         raise errors.Invalid("issuers", "names an issuer that another node vouches for")
     return json.dumps(found)
+
+
+def _issuer(value: Any) -> str:
+    """The name of an issuer. ValueError for what no message can carry."""
+    if not isinstance(value, str) or not 0 < len(value.encode()) <= MOST_BYTES_OF_A_NAME:
+        raise ValueError("an issuer's name is text, and not long")
+    return value
 
 
 def _first_grant(call: calls.Call, request: pb.EnrolNodeRequest, domain: str) -> Grant | None:

@@ -1,7 +1,7 @@
-"""Moving a domain of a region between nodes (移交) and taking it over from one that is lost (接管). The province's
-node process carries each on, a step at a time; what was done stands in the record, so that whatever ends in between,
-the next process goes on there. The grant and the record's GRANTED are one commit: before it the giver may be told to
-go on, after it never."""
+"""Moving a domain of a region between nodes (移交) and taking it over from one that is lost (接管). The
+province's node process carries each on, a step at a time; what was done stands in the record, so that
+whatever ends in between, the next process goes on there. The grant and the record's GRANTED are one commit:
+before it the giver may be told to go on, after it never."""
 
 import logging
 import time
@@ -316,8 +316,8 @@ class _Move:
         self._it.state = S.STATE_REVERTED
 
     def set_late_events_aside(self) -> None:
-        """What the former owner had done before it heard of the takeover is kept for somebody to decide on, and
-        applied by nobody."""
+        """What the former owner had done before it heard of the takeover is kept for somebody to decide on,
+        and applied by nobody."""
         store = self._opened()
         at = store.late.get((self._region, self._it.giver), self._it.copied)
         grant_epoch = self._process.directory.view.epoch(self._region, self._it.domain)
@@ -341,7 +341,10 @@ class _Move:
         letter = DeadLetter(
             reaction="takeover", why="LATE", attempts=1, fail_time=resources.stamp(call.now),
             subject=row.subject, payload=row.payload,
-            headers=[DeadLetter.Header(key="ce-type", value=row.type), DeadLetter.Header(key="ce-id", value=row.event_id)],
+            headers=[
+                DeadLetter.Header(key=key, value=value)
+                for key, value in (("ce-type", row.type), ("ce-id", row.event_id))
+            ],
         )  # fmt: skip
         wanted = f"{row.event_id}-takeover".lower()
         if call.find(DeadLetter, f"regions/{self._me}/deadLetters/{wanted}") is not None:

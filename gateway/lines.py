@@ -1,5 +1,6 @@
-"""A node's lines to others, as Envoy carries them: at the province the office, where nodes call over TLS; elsewhere
-where this node's own programs reach the province. Separate from the public listener, whose callers are people."""
+"""A node's lines to others, as Envoy carries them: at the province the office, where nodes call over TLS;
+elsewhere where this node's own programs reach the province. Separate from the public listener, whose
+callers are people."""
 
 import copy
 from typing import Any
@@ -26,13 +27,14 @@ _STRANGERS = [
 
 
 def office(spec: NodeSpec, public: dict[str, Any]) -> dict[str, Any]:
-    """The office's listener, made from the public one: the same services, for nodes with a certificate. Tokens
-    are looked at by the services, which trust no gateway, this one included."""
+    """The office's listener, made from the public one: the same services, for nodes with a certificate.
+    Tokens are looked at by the services, which trust no gateway, this one included."""
     assert spec.office is not None
     manager = copy.deepcopy(public["filter_chains"][0]["filters"][0]["typed_config"])
     manager["stat_prefix"] = "office"
     manager["common_http_protocol_options"].pop("max_connection_duration", None)  # lines last
-    manager["forward_client_cert_details"] = "SANITIZE"
+    manager["forward_client_cert_details"] = "SANITIZE_SET"
+    manager["set_current_client_cert_details"] = {"dns": True}
     mutations = manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
     manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"] = [
         m for m in mutations if not m["remove_on_match"]["key_matcher"]["prefix"].startswith("x-village-")

@@ -52,7 +52,8 @@ def _describe(answer: directory_pb2.Node, process: Any) -> None:
         for row in hosted.store.cursors() if hosted.store is not None else ():
             copy = answer.copies.add(
                 region=row["region"], domain=row["domain"], node=row["node"],
-                behind=max(row["high_water"] - row["number"], 0), refused=row["refused"], trouble=row["trouble"],
+                behind=max(row["high_water"] - row["number"], 0), refused=row["refused"],
+                trouble=row["trouble"],
             )  # fmt: skip
             if row["read_time"] is not None:
                 copy.as_of_time.CopyFrom(resources.stamp(resources.when(row["read_time"])))
@@ -123,8 +124,17 @@ class Ticks:
 
 
 def keep(folder: pathlib.Path, certificate: str, bundle: Any) -> None:
-    """Keeps a fresh certificate and bundle. BadBundle when the authority did not sign it."""
-    trust.opened(bundle, (folder / trust.AUTHORITY).read_bytes())
+    """Keeps a fresh certificate and bundle. BadBundle when the authority did not sign it, or signed it before
+    the one that is kept, which may say less of who was shut out."""
+    signer = (folder / trust.AUTHORITY).read_bytes()
+    found = trust.opened(bundle, signer)
+    if (folder / trust.BUNDLE).exists():
+        try:
+            held = trust.opened(bundles.read(folder / trust.BUNDLE), signer)
+        except trust.BadBundle:  # another mesh's, before this one was joined
+            held = None
+        if held is not None and found.issued < held.issued:
+            raise trust.BadBundle("the bundle is older than the one that is kept")
     authority.write(folder / trust.CERTIFICATE, certificate.encode())
     authority.write(folder / trust.BUNDLE, bundle.SerializeToString())
 

@@ -34,7 +34,7 @@ def mappers() -> list[dict[str, Any]]:
     return [
         _mapper([_flags(_BROKEN_OFF), json], code_pb2.UNKNOWN, f"The service broke off. {_MAYBE_DONE}", 500),
         _grpc([_flags(_BROKEN_OFF)], code_pb2.UNKNOWN),
-        # Envoy says 403 of a token for another audience; there is no other reason for it here.
+        # Envoy says 403 of a token for another audience, and at the office where no certificate is shown.
         _mapper([_status("EQ", 403), json], code_pb2.UNAUTHENTICATED, _ENVOYS_WORDS, 401),
         _grpc([_status("EQ", 403)], code_pb2.UNAUTHENTICATED),
         *(_mapper([_status("EQ", status), json], code, text) for status, code, text in _BY_STATUS),

@@ -59,8 +59,9 @@ async def _quiet(_fault: Exception) -> None:
 
 
 async def reload(url: str, *, hang_up: bool = False) -> None:
-    """Makes the broker read its configuration again. `hang_up`: and end every line of another node, because by
-    itself it asks only new ones whether it knows them. `url`: with the credentials of its system account."""
+    """Makes the broker read its configuration again. `hang_up`: and end every line of another node, because
+    by itself it asks only new ones whether it knows them. `url`: with the credentials of its system account.
+    """
     client = await connect(url)
     try:
         server = client._server_info["server_id"]

@@ -1,5 +1,6 @@
-"""Who calls: a person by his token, his deputy, a node in its own name, or a person on whose behalf the province
-calls late. Separate from `identity`, which knows tokens and rules, and from the chain, which only asks."""
+"""Who calls: a person by his token, his deputy, a node in its own name, or a person on whose behalf the
+province calls late. Separate from `identity`, which knows tokens and rules, and from the chain, which only
+asks."""
 
 import dataclasses
 import datetime
@@ -10,6 +11,10 @@ from mesh import delegations, errors, identity, keys, trust
 ACTING_FOR = "x-village-acting-for"
 NODE = "x-village-node"
 """The header in which a node proves who it is: `mesh.trust.Directory.token`."""
+
+CERTIFICATE = "x-forwarded-client-cert"
+"""The header in which the office of this node's own gateway tells whose certificate a call came with; nobody
+else's gets past it."""
 
 
 class Callers:
@@ -24,6 +29,8 @@ class Callers:
     def settle(self, endpoint: Any, incoming: Any, asking: Any) -> None:
         """Fills in who asks."""
         headers = incoming.headers
+        if CERTIFICATE in headers and self.directory is not None:
+            self.directory.refuse_revoked(headers[CERTIFICATE])
         if NODE in headers:
             if self.directory is None:
                 raise errors.Unauthenticated(why="this node belongs to no mesh")
@@ -32,7 +39,7 @@ class Callers:
                 asking.caller, asking.asked = self._late(headers[identity.VOUCHED], incoming.raw)
                 return
         own = asking.sender if endpoint.method.of_nodes else ""
-        asking.caller = self._caller(headers, endpoint.store, asking.now, own)
+        asking.caller = self._caller(headers, asking.now, own)
 
     def _late(self, proof: str, raw: bytes) -> tuple[identity.Caller, datetime.datetime]:
         """The province's word on who asked, and when."""
@@ -43,20 +50,26 @@ class Callers:
             return identity.PUBLIC, asked
         return dataclasses.replace(self._issuers.vouch(claims), deputy=deputy), asked
 
-    def _caller(self, headers: Any, store: Any, now: datetime.datetime, node: str) -> identity.Caller:
+    def _caller(self, headers: Any, now: datetime.datetime, node: str) -> identity.Caller:
         authorization = headers.get("authorization", "")
         if not authorization:
             return identity.of_node(node) if node else identity.PUBLIC
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise errors.Unauthenticated(why="authorization is not `Bearer TOKEN`")
-        caller = self._issuers.caller(token.strip(), now.timestamp())
-        if ACTING_FOR in headers and store is not None:
-            deputy = self.reference(caller, store, self._region)
-            return delegations.acting(
-                store, self._issuers, caller, principal=headers[ACTING_FOR], reference=deputy, now=now
-            )
-        return caller
+        return self._issuers.caller(token.strip(), now.timestamp())
+
+    def stand_in(self, endpoint: Any, incoming: Any, asking: Any) -> None:
+        """Makes a deputy the official whom he stands in for; Forbidden when nobody made him one here."""
+        caller = asking.caller
+        if caller.deputy or not caller.subject:
+            return
+        deputy = self.reference(caller, endpoint.store, self._region)
+        principal = incoming.headers[ACTING_FOR]
+        asking.caller = delegations.acting(
+            endpoint.store, self._issuers, caller, principal=principal, reference=deputy, now=asking.now
+        )
+        identity.permit(endpoint.method, asking.caller, None)
 
     def reference(self, caller: identity.Caller, store: Any, region: str) -> str:
         """How the caller stands in what is kept of a region: officials by subject, others sealed by the

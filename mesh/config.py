@@ -63,7 +63,8 @@ class Settings:
     """File of the key that signs certificates and bundles, PEM. At the province only."""
 
     broker_users: str = ""
-    """The broker's file of users, in which the node process gives each node its line. At the province only."""
+    """The broker's file of users, in which the node process gives each node its line. At the province
+    only."""
 
     broker_system_url: str = ""
     """The broker with the credentials of its system account, to make it read that file again."""

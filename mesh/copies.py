@@ -1,5 +1,6 @@
-"""The receiving side: rows pulled from another node become this node's copy of its records, its own republication
-of their events, and a cursor, in one commit. Separate from `replication`, which hands them out."""
+"""The receiving side: rows pulled from another node become this node's copy of its records, its own
+republication of their events, and a cursor, in one commit. Separate from `replication`, which hands them
+out."""
 
 import dataclasses
 import hashlib

@@ -1,6 +1,6 @@
-"""Deferred calls (转办): a call that the province takes for an owner it cannot reach, keeps, and delivers once.
-The direct attempt and every later one carry the same name and request_id, so that the owner applies one of
-them, whichever arrives."""
+"""Deferred calls (转办): a call that the province takes for an owner it cannot reach, keeps, and delivers
+once. The direct attempt and every later one carry the same name and request_id, so that the owner applies one
+of them, whichever arrives."""
 
 import base64
 import datetime
@@ -45,8 +45,8 @@ HANDLERS: dict[str, Any] = {"GetDelivery": get_delivery, "ListDeliveries": list_
 
 
 def prepared(method: contract.Method, raw: bytes, now: datetime.datetime) -> tuple[bytes, str]:
-    """The request with a request_id, and, where it creates a record, a name given in advance; and that name, or
-    that of the record that it is about. What this node's contract does not know of it stays in it."""
+    """The request with a request_id, and, where it creates a record, a name given in advance; and that name,
+    or that of the record that it is about. What this node's contract does not know of it stays in it."""
     request: Any = method.request.FromString(raw)
     if not request.request_id:
         request.request_id = resources.uuid7(now)
@@ -65,7 +65,9 @@ def _created(method: contract.Method) -> str:
     return contract.resource(method.response).singular if method.parent == "parent" else ""
 
 
-def defer(store: Store, region: str, endpoint: Any, asking: Any, raw: bytes, record: str, about: str) -> Any:
+def defer(
+    store: Store, region: str, endpoint: Any, asking: Any, *, raw: bytes, record: str
+) -> tuple[str, Any]:
     """Keeps a call for later; (its delivery's name, what to answer meanwhile). `region`: the province's."""
     caller = asking.caller
     claims = {
@@ -77,8 +79,9 @@ def defer(store: Store, region: str, endpoint: Any, asking: Any, raw: bytes, rec
     acting = Acting(caller, asking.reference, "DeferCall", asking.now, trace=asking.trace)
     call = calls.Call(store, method=internal, acting=acting, region=region).as_system(internal)
     delivery = Delivery(
-        about_region=about, method=method.path, record=record, state=Delivery.STATE_QUEUED,
-        call_time=resources.stamp(asking.now), request=base64.b64encode(raw).decode(), caller=json.dumps(claims),
+        about_region=resources.region_in(record), method=method.path, record=record, state=Delivery.STATE_QUEUED,
+        call_time=resources.stamp(asking.now), request=base64.b64encode(raw).decode(),
+        caller=json.dumps(claims),
     )  # fmt: skip
     call.create(delivery, parent=f"regions/{region}", event=pb.DeliveryQueued)
     commit = call.changes.commit()
@@ -106,8 +109,8 @@ class Deliverer:
         self._store, self._lines, self._region, self._published = store, lines, region, published
 
     def deliver(self, now: datetime.datetime) -> int:
-        """Tries what waits, in the order in which it was asked for, each owner until it cannot be reached; how
-        many were settled."""
+        """Tries what waits, in the order in which it was asked for, each owner until it cannot be reached;
+        how many were settled."""
         view, away, settled = self._lines.directory.view, set[str](), 0
         for name in self._waiting():
             row = self._store.row(self._store.codec(Delivery), name)

@@ -1,6 +1,6 @@
-"""All that a node has of a region in one domain, page by page, for the node that is to own it next (移交): records
-as they are, histories, files, answers kept for repetitions, the trail, and the key of its keyed digests. Separate
-from `replication`, which hands out only what may leave."""
+"""All that a node has of a region in one domain, page by page, for the node that is to own it next (移交):
+records as they are, histories, files, answers kept for repetitions, the trail, and the key of its keyed
+digests. Separate from `replication`, which hands out only what may leave."""
 
 import base64
 import hashlib

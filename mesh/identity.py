@@ -192,7 +192,7 @@ def _keys(entry: Any) -> dict[str, jwt.PyJWK]:
     """The keys of an issuer that the mesh vouches for; none when they cannot be read, which is its affair."""
     try:
         return {key.key_id or "": key for key in jwt.PyJWKSet.from_json(entry.jwks).keys}
-    except (ValueError, KeyError, TypeError, jwt.PyJWTError) as fault:
+    except Exception as fault:  # another node's bytes, which the library may trip over in any way
         log.warning(
             "an issuer's keys cannot be read", extra={"about": {"issuer": entry.issuer, "why": repr(fault)}}
         )

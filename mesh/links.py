@@ -28,8 +28,8 @@ PART_BYTES = 256 * 1024
 MOST_BYTES = 900_000
 PATIENCE_S = 15.0
 _NOT_SENT = ("connection failure", "no healthy upstream", "failed to connect", "overflow", "no route")
-_NOT_PASSED = ("connection", "host", "te", "user-agent", "content-type", "grpc-", "x-forwarded", "x-request-id",
-               "x-envoy", "accept", ":", NODE)  # fmt: skip
+_NOT_PASSED = ("connection", "host", "te", "user-agent", "content-type", "grpc-", "x-forwarded",
+               "x-request-id", "x-envoy", "accept", ":", NODE)  # fmt: skip
 log = logging.getLogger(__name__)
 
 

@@ -30,6 +30,8 @@ sealed = Counter("village_sealed_rows", "Rows of the audit trail sealed.", ("dom
 copied = Counter("village_copied_rows", "Rows of other nodes' logs copied.", ("domain",), registry=REGISTRY)
 refused_rows = Counter("village_refused_rows", "Rows of other nodes' logs refused.", ("domain",),
                        registry=REGISTRY)  # fmt: skip
+copy_age = Gauge("village_copy_age_seconds", "How old the copy of a node's log is.", ("domain", "region"),
+                 registry=REGISTRY)  # fmt: skip
 behind = Gauge("village_copy_behind", "Rows of a node's log that are not copied yet.", ("domain", "region"),
                registry=REGISTRY)  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""Requests with a request_id: answered once, their answer kept and given again. Separate from the chain, which
-asks it before and after a handler runs."""
+"""Requests with a request_id: answered once, their answer kept and given again. Separate from the chain,
+which asks it before and after a handler runs."""
 
 import datetime
 import hashlib

@@ -58,8 +58,8 @@ class Grants:
         return list(self._held.values())
 
     def adopt(self, view: trust.View, node: str) -> bool:
-        """Brings the database in line with the directory: what this node was granted it takes, what is another
-        node's it leaves. An earlier epoch never overrides a later one. Whether anything changed."""
+        """Brings the database in line with the directory: what this node was granted it takes, what is
+        another node's it leaves. An earlier epoch never overrides a later one. Whether anything changed."""
         t = self._table
         rows = {r.region: r for r in self._database.select(t.select().where(t.c.domain == self._domain))}
         work: list[Any] = []

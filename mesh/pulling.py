@@ -52,6 +52,8 @@ class _Target:
     marked: bool = True
     asked: float = 0.0
     behind: bool = True
+    fresh: float = dataclasses.field(default_factory=time.monotonic)
+    """When all of it was last here."""
 
     def due(self, now: float) -> bool:
         """Whether it is worth asking for."""
@@ -91,7 +93,8 @@ class Passing:
         values = {
             "region": region, "domain": self._domain, "node": node, "epoch": answer.epoch,
             "incarnation": answer.incarnation, "number": rows[-1].number if rows else before,
-            "high_water": answer.high_water, "read_time": self._store.instant(resources.moment(answer.read_time)),
+            "high_water": answer.high_water,
+            "read_time": self._store.instant(resources.moment(answer.read_time)),
             "refused": len(rows) - len(messages), "trouble": "",
         }  # fmt: skip
         await asyncio.to_thread(lambda: self._store.replace(self._table, values, key="region, domain"))
@@ -123,8 +126,8 @@ class Keeping:
         return self.copies.cursor(region)
 
     async def take(self, region: str, node: str, answer: pb.PullLogResponse) -> int:
-        """Writes a batch. Where the log no longer reaches back, or its owner was restored from a backup, all is
-        compared first."""
+        """Writes a batch. Where the log no longer reaches back, or its owner was restored from a backup, all
+        is compared first."""
         at = await asyncio.to_thread(self.copies.cursor, region)
         same = (answer.epoch, answer.incarnation) == (at.epoch, at.incarnation)
         if (answer.floor > (at.number if same else 0) + 1) or (answer.epoch == at.epoch and not same):
@@ -177,6 +180,9 @@ class Puller:
                 for node in [n for n in tasks if n not in wanted]:
                     tasks.pop(node).cancel()
                     del self._targets[node]
+                for target in (t for logs in self._targets.values() for t in logs.values()):
+                    age = time.monotonic() - target.fresh
+                    metrics.copy_age.labels(target.domain, target.region).set(age)
                 await asyncio.sleep(LOOK_S)
         finally:
             for task in tasks.values():
@@ -237,7 +243,8 @@ class Puller:
                     await asyncio.wait_for(self._woken[node].wait(), 0.25)
 
     async def _round(self, node: str) -> bool:
-        """One batch of each log that is worth asking for; before each, what is urgent. Whether any had more."""
+        """One batch of each log that is worth asking for; before each, what is urgent. Whether any had
+        more."""
         moved = False
         targets = sorted(self._targets.get(node, {}).values(), key=lambda t: (t.domain, t.region))
         for target in targets:
@@ -249,8 +256,8 @@ class Puller:
         return moved
 
     async def _asked(self, node: str, path: str, raw: bytes) -> bytes:
-        """A batch. One that went down with its line is not waited for: what is asked later is answered later, so
-        when something asked later is answered first, the batch will not come."""
+        """A batch. One that went down with its line is not waited for: what is asked later is answered later,
+        so when something asked later is answered first, the batch will not come."""
         batch = asyncio.ensure_future(self._lines.ask(node, path, raw, {}, TIMEOUT_S))
         try:
             while not (await asyncio.wait({batch}, timeout=DOUBT_S))[0]:
@@ -306,5 +313,7 @@ class Puller:
             at.number if answer.epoch == at.epoch and answer.incarnation == at.incarnation else 0
         ) + count
         target.behind = now_at < answer.high_water
+        if not target.behind:
+            target.fresh = time.monotonic()
         metrics.behind.labels(target.domain, target.region).set(max(answer.high_water - now_at, 0))
         return target.behind

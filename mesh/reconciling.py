@@ -1,5 +1,5 @@
-"""Comparing a copy with its owner and mending it (对账): totals first, then what differs by name, then only those
-records. Separate from pulling, which it stands in for where a log no longer reaches back."""
+"""Comparing a copy with its owner and mending it (对账): totals first, then what differs by name, then only
+those records. Separate from pulling, which it stands in for where a log no longer reaches back."""
 
 import dataclasses
 import logging
@@ -91,7 +91,8 @@ class Reconciler:
         return list(pb.DigestRecordsResponse.FromString(self._ask(node, "DigestRecords", request)).digests)
 
     def _mend(self, region: str, node: str, difference: Difference) -> None:
-        """Asks for each record again, those that seem to be extra too: they may be younger than the comparison."""
+        """Asks for each record again, those that seem to be extra too: they may be younger than the
+        comparison."""
         codec = self._store.codecs[difference.kind]
         wanted = [*difference.missing, *difference.other, *difference.extra]
         for at in range(0, len(wanted), FETCHED):

@@ -1,5 +1,6 @@
-"""What a node hands to others: the log of a region, behind a cursor; digests to compare copies by; and records
-to mend them with. Everything as far as it may leave. Separate from `copies`, which is the receiving side."""
+"""What a node hands to others: the log of a region, behind a cursor; digests to compare copies by; and
+records to mend them with. Everything as far as it may leave. Separate from `copies`, which is the receiving
+side."""
 
 import hashlib
 import zlib
@@ -49,7 +50,7 @@ def pull_log(request: pb.PullLogRequest, call: calls.Call) -> pb.PullLogResponse
         after = request.after if (epoch, incarnation) == place else 0
         answer.epoch, answer.incarnation, answer.high_water = epoch, incarnation, numbered
         if numbered > after or (epoch, incarnation, numbered) == later[-1]:
-            rows = _rows(store, region, epoch, incarnation, after, request.max_bytes)
+            rows = _rows(store, region, (epoch, incarnation), after, request.max_bytes)
             answer.rows = zlib.compress(rows.SerializeToString(), 1)
             answer.floor = rows.rows[0].number if rows.rows else numbered + 1
             break
@@ -69,7 +70,7 @@ def _logs(store: Store, region: str) -> list[tuple[int, int, int]]:
     return [tuple(row) for row in store.database.fetch(sql, {"region": region})]
 
 
-def _rows(store: Store, region: str, epoch: int, incarnation: int, after: int, most: int) -> pb.LogRows:
+def _rows(store: Store, region: str, place: tuple[int, int], after: int, most: int) -> pb.LogRows:
     t, big = store.plumbing.outbox, sa.BigInteger
     most = min(most or BATCH_BYTES, MOST_BYTES)
     sql = store.database.prepare(
@@ -86,7 +87,7 @@ def _rows(store: Store, region: str, epoch: int, incarnation: int, after: int, m
             .offset(sa.literal_column("0"))
         ),
     )  # fmt: skip
-    values = {"region": region, "epoch": epoch, "incarnation": incarnation, "after": after,
+    values = {"region": region, "epoch": place[0], "incarnation": place[1], "after": after,
               "most": min(most // 200, MOST_ROWS)}  # fmt: skip
     answer, size = pb.LogRows(), 0
     for number, event_id, kind, subject, name, time, trace, digest, payload, void in store.database.fetch(
@@ -105,14 +106,14 @@ def _rows(store: Store, region: str, epoch: int, incarnation: int, after: int, m
 
 
 def confirmed(store: Store, view: trust.View, me: str) -> dict[tuple[str, int, int], int]:
-    """For each log the number up to which every node has it that may: what a node asks for, it has up to there.
-    A node that has not asked since this one started has confirmed nothing."""
+    """For each log the number up to which every node has it that may: what a node asks for, it has up to
+    there. A node that has not asked since this one started has confirmed nothing."""
     t, found = store.plumbing.relay, {}
     for region, epoch, incarnation in store.database.select(
         sa.select(t.c.region, t.c.epoch, t.c.incarnation)
     ):
         owner = view.owner(region, store.domain)
-        if owner not in (me, "") and not view.province == me:
+        if owner not in (me, "") and view.province != me:
             continue  # a copy that nobody takes from here
         asked = [
             store.confirmed.get((region, node.region), (0, 0, 0))
@@ -147,8 +148,8 @@ def totals(store: Store, region: str) -> list[pb.RecordDigest]:
 
 
 def digests(store: Store, codec: resources.Codec, region: str, after: str) -> list[pb.RecordDigest]:
-    """The digests of a region's records of a kind, in the order of their names; the plumbing's keeping of what
-    was published makes this one read."""
+    """The digests of a region's records of a kind, in the order of their names; the plumbing's keeping of
+    what was published makes this one read."""
     t = codec.table
     sql = store.database.prepare(
         ("digests", t.name),

@@ -87,8 +87,7 @@ class Routes:
             )
         except (errors.Unavailable, errors.DeadlineExceeded):
             asking.passed_to = ""
-        about = resources.region_in(record)
-        name, answer = deliveries.defer(store, me, endpoint, asking, raw, record, about)
+        name, answer = deliveries.defer(store, me, endpoint, asking, raw=raw, record=record)
         incoming.told[deliveries.HEADER] = name
         incoming.told.pop(AS_OF, None)
         return rpc.masked(answer)
@@ -100,8 +99,8 @@ class Routes:
         return rule.scope == options_pb2.SCOPE_OWN_RECORDS
 
     def _date(self, told: dict[str, str], store: Any, region: str, now: datetime.datetime) -> None:
-        """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing when one
-        is not there at all yet."""
+        """Says how old an answer is, part of which may be copies: as old as the oldest of them; nothing
+        when one is not there at all yet."""
         me, grants = self.directory.region, self.directory.view.grants
         away = [
             r

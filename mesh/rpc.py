@@ -179,9 +179,10 @@ class Chain:
     def _note(self, endpoint: Endpoint, asking: Asking, refusal: errors.Refusal) -> None:
         """Counts a refused call for the audit trail."""
         if endpoint.store is not None and not asking.passed_to:
-            caller = asking.caller
+            caller, region = asking.caller, asking.region
+            actor = self.callers.reference(caller, endpoint.store, region)
             endpoint.refusals.add(
-                {"region": asking.region, "actor": self.callers.reference(caller, endpoint.store, asking.region),
+                {"region": region, "actor": actor,
                  "deputy": caller.deputy, "organisation": caller.organisation, "name": asking.record,
                  "method": endpoint.method.name, "result": refusal.reason}
             )  # fmt: skip
@@ -190,7 +191,11 @@ class Chain:
         if incoming.remaining is not None and incoming.remaining < LEAST_TIME_S:
             raise errors.DeadlineExceeded
         self.callers.settle(endpoint, incoming, asking)
-        identity.permit(endpoint.method, asking.caller, None)
+        deputy = callers.ACTING_FOR in incoming.headers and endpoint.store is not None
+        if not deputy:  # who stands in for whom, the owner of the record knows
+            identity.permit(endpoint.method, asking.caller, None)
+        elif endpoint.method.streams_in:
+            self.callers.stand_in(endpoint, incoming, asking)
         if not endpoint.method.streams_in:
             request = self._request(endpoint.method, incoming.raw)
             if self.routes is not None:
@@ -198,6 +203,8 @@ class Chain:
                 asking.reference = self.callers.reference(asking.caller, endpoint.store, asking.region)
                 if (answer := self.routes.elsewhere(endpoint, incoming, asking, named)) is not None:
                     return answer
+            if deputy:
+                self.callers.stand_in(endpoint, incoming, asking)
             try:
                 return self._perform(endpoint, request, asking)
             except errors.NotFound as missing:  # of a copy that may only not have it yet
@@ -244,8 +251,9 @@ class Chain:
             asking.region, asking.record = resources.region_in(named), named
         caller, region = asking.caller, asking.region
         identity.permit(method, caller, identity.Place(region=region))
+        reference = self.callers.reference(caller, store, region)
         acting = Acting(
-            caller, self.callers.reference(caller, store, region), method.name, asking.now, trace=asking.trace,
+            caller, reference, method.name, asking.now, trace=asking.trace,
             request_id="" if method.read_only else getattr(request, "request_id", ""),
             purpose=getattr(request, "purpose", ""), asked=asking.asked or asking.now,
         )  # fmt: skip

@@ -259,8 +259,8 @@ class Store:
         return [dict(row._mapping) for row in self.database.select(self.plumbing.cursor.select())]
 
     def other_logs(self) -> list[ownership.Grant]:
-        """The logs that this node publishes to its own subscribers and does not write: those of other nodes, as
-        they are copied, and its own of earlier times, which may not be published to their end."""
+        """The logs that this node publishes to its own subscribers and does not write: those of other nodes,
+        as they are copied, and its own of earlier times, which may not be published to their end."""
         t, own = self.plumbing.relay, set(self.grants.all())
         rows = self.database.select(sa.select(t.c.region, t.c.epoch, t.c.incarnation))
         found = [ownership.Grant(region, self.domain, epoch, inc) for region, epoch, inc in rows]

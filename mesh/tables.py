@@ -179,6 +179,7 @@ def plumbing(metadata: sa.MetaData) -> Plumbing:
             column("read_time", INSTANT),
             column("refused", big, nullable=False),
             column("trouble", text, nullable=False),
-            comment="how far each log of another node is copied; read_time: as fresh as this when all is there",
+            comment="how far each log of another node is copied; "
+            "read_time: as fresh as this when all is there",
         ),
     )

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -180,7 +181,7 @@ class Directory:
             begins, ends = float(claims["iat"]) - SKEW_S, float(claims["exp"]) + SKEW_S
         except KeyError as fault:
             raise errors.Unauthenticated(why="the node does not belong to the mesh") from fault
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as fault:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as fault:
             raise errors.Unauthenticated(why=f"the node's token cannot be used: {fault}") from fault
         if claims["sub"] != node or not regions.valid(node):
             raise errors.Unauthenticated(why="the node's token is not its own")
@@ -192,6 +193,14 @@ class Directory:
             self._proven.clear()
         self._proven[token] = moment + RENEW_S, node
         return node
+
+    def refuse_revoked(self, told: str) -> None:
+        """Refuses what came with the certificate of a node that was shut out: `told` is what the gateway says
+        of it."""
+        for name in re.findall(r"DNS=([1-9][0-9]{5})\.node\.village\.invalid", told):
+            entry = self.view.nodes.get(name)
+            if entry is None or entry.revoked:
+                raise errors.Unauthenticated(why=f"node {name} does not belong to the mesh")
 
     def seal(self, to: str, raw: bytes) -> bytes:
         """Bytes that only another node can open: an ephemeral P-256 key's point, nonce, AES-256-GCM."""

@@ -67,8 +67,8 @@ class Line:
         self._do(self._cut())
 
     def hang(self, *, up: bool = True, down: bool = True) -> None:
-        """Keeps connections and takes new ones, and passes nothing: no byte, no end, in either direction or in
-        one."""
+        """Keeps connections and takes new ones, and passes nothing: no byte, no end, in either direction or
+        in one."""
         for way, held in ((self._up, up), (self._down, down)):
             if held:
                 self._soon(way.passing.clear)

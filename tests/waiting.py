@@ -1,5 +1,6 @@
 """Waiting for what comes true by itself, and ports that are free. Shared by tests that start programs."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -16,14 +17,16 @@ def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
     raise AssertionError(f"did not come true within {seconds} s")
 
 
-def free_ports() -> int:
-    """A port that is free, and so is the next."""
+def free_ports(count: int = 2) -> int:
+    """A port that is free, and so are the next ones."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
+        with contextlib.ExitStack() as held:
+            first = held.enter_context(socket.socket())
             first.bind(("127.0.0.1", 0))
             port = int(first.getsockname()[1])
             try:
-                second.bind(("127.0.0.1", port + 1))
+                for more in range(1, count):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port + more))
             except (OSError, OverflowError):
                 continue
             return port

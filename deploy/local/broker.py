@@ -15,8 +15,9 @@ _SUBSCRIBE = ["village.>", "_INBOX.>"]
 
 
 def users(passwords: Mapping[str, str], domains: Sequence[str], before: str = "") -> str:
-    """The text of users.conf: this node's own users, and those of `before`, the file as it was, that are the
-    lines of other nodes. Separate from the rest, because the node process changes it while the broker runs."""
+    """The text of users.conf: this node's own users, and those of `before`, the file as it was, that are
+    the lines of other nodes. Separate from the rest, because the node process changes it while the broker
+    runs."""
     service = {"publish": ["village.>", "$JS.API.>", "$JS.ACK.>", "_INBOX.>"], "subscribe": _SUBSCRIBE}
     subscriber = {"publish": _reading(domains), "subscribe": _SUBSCRIBE}
     own = [
@@ -37,9 +38,9 @@ def configuration(
     leaves: int = 0,
     line: str = "",
 ) -> str:
-    """The text of nats.conf. It holds passwords. JSON is a part of that format, except for the escapes
-    of JSON: what goes in is ASCII, and `store` is seen from the node's directory, whatever its name.
-    `leaves`: the port where lines of other nodes end, behind the gateway; `line`: the URL of this node's own."""
+    """The text of nats.conf. It holds passwords. JSON is a part of that format, except for the escapes of
+    JSON: what goes in is ASCII, and `store` is seen from the node's directory, whatever its name. `leaves`:
+    the port where lines of other nodes end, behind the gateway; `line`: the URL of this node's own."""
     content: dict[str, Any] = {
         "server_name": server_name,
         "host": "127.0.0.1",

@@ -39,8 +39,7 @@ class BadNode(Exception):  # noqa: N818 - an answer, not a fault
 def lay_out(data: pathlib.Path, region: str) -> None:
     """Makes the folders, the key rings and the broker's passwords; what exists is kept. BadNode when `data`
     is another region's."""
-    if not regions.valid(region) or len(region) != 6:
-        raise BadNode(f"{region!r} is not a region: six digits of GB/T 2260, as in 360423")
+    level = level_of(region)
     data.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
         (data / name).mkdir(exist_ok=True)
@@ -57,7 +56,7 @@ def lay_out(data: pathlib.Path, region: str) -> None:
     _audit_key(data)
     words = {user: secrets.token_urlsafe(24) for user in BROKER_USERS}
     create(data / "secrets/nats.json", json.dumps(words))
-    if level_of(region) == "PROVINCE":
+    if level == "PROVINCE":
         create(data / AUTHORITY_KEY, authority.new_key().decode())
         signing = (data / AUTHORITY_KEY).read_bytes()
         found = authority.self_signed(signing, region, datetime.datetime.now(datetime.UTC))
@@ -128,7 +127,9 @@ def region_of(data: pathlib.Path) -> str:
 
 
 def level_of(region: str) -> str:
-    """The level of a region as in `COUNTY`."""
+    """The level of a region as in `COUNTY`. BadNode for what is no region."""
+    if not regions.valid(region) or len(region) != 6:
+        raise BadNode(f"{region!r} is not a region: six digits of GB/T 2260, as in 360423")
     return str(level_pb2.Level.Name(regions.level(region))).removeprefix("LEVEL_")
 
 

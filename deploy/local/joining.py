@@ -1,5 +1,5 @@
-"""Joins the node of a directory to its province: makes its key, proves the province by the fingerprint in the code,
-and keeps what the province answers. Separate from preparing a node, because it is done once."""
+"""Joins the node of a directory to its province: makes its key, proves the province by the fingerprint in
+the code, and keeps what the province answers. Separate from preparing a node, because it is done once."""
 
 import hashlib
 import http.client
@@ -34,7 +34,7 @@ def join(data: pathlib.Path, region: str, url: str, code: str, issuers: pathlib.
         raise NotJoined(f"{data} has not joined {url}: --invite with a code is needed")
     secret, _, fingerprint = code.strip().partition(".")
     unproven = ssl._create_unverified_context()  # noqa: S323 - what it brings is compared with the code
-    found = _ask(address, unproven, "", "GET", "/mesh/v1/authority", None)
+    found = _ask(address, unproven, "GET", "/mesh/v1/authority")
     certificate = str(found["certificate"]).encode()
     if hashlib.sha256(certificate).hexdigest()[:32] != fingerprint:
         raise NotJoined(f"{url} is not the province that the code is of")
@@ -49,12 +49,13 @@ def join(data: pathlib.Path, region: str, url: str, code: str, issuers: pathlib.
     }
     proven = ssl.create_default_context(cadata=certificate.decode())
     path = f"/mesh/v1/regions/{province}/enrolments"
-    raw = _ask(address, proven, authority.server_name(province), "POST", path, body)
+    raw = _ask(address, proven, "POST", path, name=authority.server_name(province), body=body)
     answer = json_format.ParseDict(raw, enrolment_pb2.EnrolNodeResponse(), ignore_unknown_fields=True)
     directory.replace(data / "trust" / trust.AUTHORITY, certificate.decode())
     keep(data / "trust", answer.certificate, answer.bundle)
     line = {
-        "province": province, "address": address, "user": answer.broker_user, "password": answer.broker_password,
+        "province": province, "address": address, "user": answer.broker_user,
+        "password": answer.broker_password,
     }  # fmt: skip
     directory.replace(
         data / directory.LINE, json.dumps(line)
@@ -69,7 +70,13 @@ def _address(url: str) -> str:
 
 
 def _ask(
-    address: str, context: ssl.SSLContext, name: str, method: str, path: str, body: dict[str, Any] | None
+    address: str,
+    context: ssl.SSLContext,
+    method: str,
+    path: str,
+    *,
+    name: str = "",
+    body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPSConnection(host, int(port), timeout=TIMEOUT_S, context=context)

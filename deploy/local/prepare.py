@@ -37,7 +37,8 @@ class Plan:
     database: str = ""
     """SQLAlchemy URL with `{domain}`; empty for SQLite files in the directory."""
     office_address: str = ""
-    """At a province: where other nodes call, at the port after the broker's. The gateway's address when empty."""
+    """At a province: where other nodes call, at the port after the broker's. The gateway's address when
+    empty."""
     joining: tuple[str, str] | None = None
     """Elsewhere: the address of the province's office, and the code, which is needed once."""
     issuers: pathlib.Path | None = None
@@ -86,8 +87,9 @@ def _publish(data: pathlib.Path, plan: Plan) -> None:
     if not (data / directory.AUTHORITY_KEY).exists() or (folder / trust.BUNDLE).exists():
         return
     office = bundles.Office(
-        region=plan.region, folder=folder, key=data / directory.AUTHORITY_KEY, issuers=issuers_file(data, plan),
-        node_key=data / directory.NODE_KEY, users=data / directory.USERS, software=VERSION, domains=plan.services,
+        region=plan.region, folder=folder, key=data / directory.AUTHORITY_KEY,
+        issuers=issuers_file(data, plan), node_key=data / directory.NODE_KEY, users=data / directory.USERS,
+        software=VERSION, domains=plan.services,
     )  # fmt: skip
     office.begin(datetime.datetime.now(datetime.UTC))
 
@@ -139,8 +141,9 @@ def _mesh_spec(data: pathlib.Path, plan: Plan) -> dict[str, Any]:
                               leaves=f"127.0.0.1:{plan.port + LEAVES}", **files)  # fmt: skip
         return {"office": office}
     if line := directory.line(root):
-        return {"province": envoy.Province(address=line["address"], name=authority.server_name(line["province"]),
-                                           line=f"127.0.0.1:{plan.port + LINE}", **files)}  # fmt: skip
+        name = authority.server_name(line["province"])
+        here = f"127.0.0.1:{plan.port + LINE}"
+        return {"province": envoy.Province(address=line["address"], name=name, line=here, **files)}
     return {}
 
 

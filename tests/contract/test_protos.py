@@ -33,7 +33,8 @@ METHODS = [
 WITHOUT_URL: set[str] = set()
 """Methods that only gRPC serves."""
 WITHOUT_ROLES = {options_pb2.SCOPE_PUBLIC, options_pb2.SCOPE_NODE}
-"""Scopes whose callers have no role: strangers, and nodes of the mesh, whose certificate-bound token counts."""
+"""Scopes whose callers have no role: strangers, and nodes of the mesh, whose certificate-bound token
+counts."""
 SAFE_WITHOUT_REQUEST_ID = {
     "EnrolNode": "its code counts once, and a repetition is refused",
     "RenewBundle": "a repetition sets what is set already, and answers the same bundle",

@@ -85,7 +85,7 @@ class TestTokens:
 class TestHeaders:
     def test_strips_what_only_the_gateway_may_say(self, gateway: Gateway) -> None:
         claimed = {
-            "x-village-caller": "evil",
+            "x-village-node": "evil",
             "x-jwt-sub": "evil",
             "x-envoy-original-path": "evil",
             "x-envoy-upstream-rq-timeout-ms": "1",
@@ -95,6 +95,14 @@ class TestHeaders:
         assert len(gateway.upstream.calls) == 2
         for _, metadata, _ in gateway.upstream.calls:
             assert "evil" not in metadata.values()
+
+    def test_passes_on_what_a_caller_may_say(self, gateway: Gateway) -> None:
+        said = {"x-village-acting-for": "officer-2", "x-village-read": "replica"}
+        assert gateway.json("POST", REPORTS, body=GOOD, headers=said)[0] == 200
+        gateway.call(FILE, b"", metadata=tuple(said.items()))
+        assert len(gateway.upstream.calls) == 2
+        for _, metadata, _ in gateway.upstream.calls:
+            assert said.items() <= dict(metadata).items()
 
     def test_refuses_underscores(self, gateway: Gateway) -> None:
         assert gateway.ask("POST", REPORTS, body=GOOD, headers={"x_village_caller": "evil"})[0] == 400

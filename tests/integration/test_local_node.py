@@ -212,7 +212,10 @@ class TestUp:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("--province", "https://p"), "joining a province is not in this version"),
+            (("--province", "https://p"), "--invite with a code is needed"),
+            (("--province", "http://p", "--invite", "x"), "is not the address of a province's office"),
+            (("--province", "https://127.0.0.1:1", "--invite", "x"), "does not answer"),
+            (("--invite", "x"), "--invite goes with --province"),
             (("--services", "cooking"), "no domain cooking; there are: habitat"),
             (("--production",), "--production and --issuers go together"),
             (("--region", "36042"), "not a region"),
@@ -262,13 +265,14 @@ class TestUpOnPostgresql:
         mark = uuid.uuid4().hex[:12]
         admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with admin.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE habitat_{mark}"))
+            for domain in ("habitat", "mesh"):
+                connection.execute(sa.text(f"CREATE DATABASE {domain}_{mark}"))
         url = uri.set(database="{domain}").render_as_string(hide_password=False).replace("%7B", "{")
         started = county.up("--database", url.replace("%7D", "}").replace("{domain}", f"{{domain}}_{mark}"))
         assert started.returncode == 0, started.stderr
         token = county.token("CZ")
         assert county.ask(REPORTS, token=token, body=GOOD)[0] == 200
-        assert not (county.data / "data/habitat.db").exists()
+        assert list((county.data / "data").glob("*.db")) == []
 
 
 class TestMakeUp:

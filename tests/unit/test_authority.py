@@ -52,7 +52,7 @@ class TestSigningRequest:
             GOOD[:100] + "é字\x00" + GOOD[100:], "\U0010ffff",
             altered(GOOD, P256, bytes.fromhex("06082a8648ce3d030177")),  # a curve that nobody knows
             altered(GOOD, EC_KEY, bytes.fromhex("06072a8648ce3d0277")),  # a kind of key that nobody knows
-            altered(GOOD, ECDSA_SHA256, bytes.fromhex("06082a8648ce3d040377")),  # a signature of no known kind
+            altered(GOOD, ECDSA_SHA256, bytes.fromhex("06082a8648ce3d040377")),  # a signature nobody knows
             request_of(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256()),
             request_of(ec.generate_private_key(ec.SECP256K1()), hashes.SHA256()),
             request_of(rsa.generate_private_key(65537, 2048), hashes.SHA256()),

@@ -133,7 +133,8 @@ class TestOffice:
                      "/village.mesh.v1.EnrolmentService/EnrolNode",
                      "/village.mesh.v1.DirectoryService/GetAuthority"):  # fmt: skip
             assert open_to_strangers(path), path
-        for path in ("/leafnode", "/", "/mesh/v1/regions/360000/grants", "/mesh/v1/regions/360000/enrolments/360423",
+        for path in ("/leafnode", "/", "/mesh/v1/regions/360000/grants",
+                     "/mesh/v1/regions/360000/enrolments/360423",
                      "/village.mesh.v1.EnrolmentService/RenewBundle", "/habitat/v1/regions/360000/reports",
                      "/village.habitat.v1.LogService/PullLog"):  # fmt: skip
             assert not open_to_strangers(path), path
