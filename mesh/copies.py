@@ -252,7 +252,7 @@ class Copies:
             self._store.database.change(t.delete().where(t.c.region == region, t.c.name.in_(names)))
 
     def jump(self, region: str, node: str, answer: pb.PullLogResponse) -> None:
-        """Moves the cursor to the beginning of what the owner still has: what was before has been compared."""
+        """Moves the cursor to the beginning of what the owner still has: what was before was compared."""
         at = self.cursor(region)
         values = {**dataclasses.asdict(at), "epoch": answer.epoch, "incarnation": answer.incarnation,
                   "number": max(answer.floor - 1, 0), "region": region, "domain": self._store.domain,

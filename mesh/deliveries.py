@@ -79,7 +79,8 @@ def defer(
     acting = Acting(caller, asking.reference, "DeferCall", asking.now, trace=asking.trace)
     call = calls.Call(store, method=internal, acting=acting, region=region).as_system(internal)
     delivery = Delivery(
-        about_region=resources.region_in(record), method=method.path, record=record, state=Delivery.STATE_QUEUED,
+        about_region=resources.region_in(record), method=method.path, record=record,
+        state=Delivery.STATE_QUEUED,
         call_time=resources.stamp(asking.now), request=base64.b64encode(raw).decode(),
         caller=json.dumps(claims),
     )  # fmt: skip

@@ -126,7 +126,7 @@ class KeyRing:
         return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")[:18]).decode()
 
     def index_key(self, region: str, domain: str) -> str:
-        """The key of those digests for a pair, BASE64: this ring's own, or the one that came with the pair."""
+        """The key of those digests for a pair, BASE64: this ring's own, or the one that came with it."""
         pair = f"{region}/{domain}"
         return self._index_keys.get(pair) or _index_key(self._index_key, pair)
 

@@ -36,7 +36,7 @@ class Reconciler:
         self._copies = copies.Copies(store)
 
     def reconcile(self, region: str, node: str, *, mend: bool = True) -> list[Difference]:
-        """What differs between the copy of a region and what `node` has of it; mended unless told otherwise."""
+        """What differs between the copy of a region and what `node` has; mended unless told otherwise."""
         answer = self._ask(node, "DigestRecords", pb.DigestRecordsRequest(parent=f"regions/{region}"))
         theirs = {d.name: d for d in pb.DigestRecordsResponse.FromString(answer).digests}
         found: list[Difference] = []
