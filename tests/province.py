@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from deploy.local import directory, issuer
 from gateway import authority, bundles, node
-from mesh import config, contract, process, resources, rpc, runtime, trust
+from mesh import callers, config, contract, process, resources, rpc, runtime, trust
 from village.mesh.v1 import bundle_pb2, enrolment_pb2
 
 PROVINCE, COUNTY, SIBLING = "360000", "360423", "360424"
@@ -133,4 +133,4 @@ class Office:
         """The headers of a node that has joined with that key."""
         folder.mkdir(exist_ok=True)
         (folder / "key.pem").write_bytes(key)
-        return {rpc.NODE: trust.Directory(folder, folder / "key.pem", region).token(PROVINCE, self.now)}
+        return {callers.NODE: trust.Directory(folder, folder / "key.pem", region).token(PROVINCE, self.now)}

@@ -64,8 +64,8 @@ def _light(fuse: _Fuse, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = database.Database.cursor
 
     @contextlib.contextmanager
-    def cursor(self: database.Database) -> Iterator[Any]:
-        with plain(self) as found:
+    def cursor(self: database.Database, **how: bool) -> Iterator[Any]:
+        with plain(self, **how) as found:
             yield _Cursor(found, fuse)
 
     monkeypatch.setattr(database.Database, "cursor", cursor)

@@ -276,12 +276,21 @@ class TestUpOnPostgresql:
 
 
 class TestMakeUp:
-    def test_starts_with_sample_data_and_tokens_to_try(self, county: County) -> None:
-        words = ["bash", str(ROOT / "deploy/local/up.sh"), str(county.data), "360423", str(county.port)]
-        for _ in range(2):
-            done = subprocess.run(words, capture_output=True, text=True, timeout=120)  # noqa: PLW1510
-            assert done.returncode == 0, done.stdout + done.stderr
-        assert "villagemesh events --data" in done.stdout
+    def test_starts_a_province_and_two_counties_to_try(self, tmp_path: pathlib.Path) -> None:
+        county = County(tmp_path / "360423")
+        county.port = free_ports(24)
+        words = ["bash", str(ROOT / "deploy/local/up.sh"), str(tmp_path), str(county.port)]
+        try:
+            for _ in range(2):
+                done = subprocess.run(words, capture_output=True, text=True, timeout=120)  # noqa: PLW1510
+                assert done.returncode == 0, done.stdout + done.stderr
+            self.shows(county, done.stdout)
+        finally:
+            for region in ("360423", "360424", "360000"):
+                mesh("down", "--data", str(tmp_path / region))
+
+    def shows(self, county: County, told: str) -> None:
+        assert "villagemesh events --data" in told
         lines = (county.data / "tokens.env").read_text().splitlines()
         tokens = dict(line.split("=", 1) for line in lines if "=" in line)
         assert tokens["URL"] == f"http://127.0.0.1:{county.port}"
@@ -289,6 +298,19 @@ class TestMakeUp:
             assert county.ask(f"{REPORTS}?pageSize=5", token=tokens[who])[0] == 200
         assert len(county.ask(f"{REPORTS}?pageSize=5", token=tokens["COUNTY"])[1]["reports"]) == 5
         assert (county.data / "tokens.env").stat().st_mode & 0o077 == 0
+        urls = {"URL": "COUNTY", "PROVINCE_URL": "PROVINCE", "XIUSHUI_URL": "COUNTY"}
+        for url, who in urls.items():  # any gateway will do
+            request = urllib.request.Request(
+                f"{tokens[url]}{REPORTS}?pageSize=5", headers={"authorization": f"Bearer {tokens[who]}"}
+            )
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                assert len(json.load(answer)["reports"]) == 5
+                assert answer.headers["x-village-served-by"] in {"360423", "360000"}
+        reconciled = mesh(
+            *("reconcile", "--data", str(county.data.parent / "360000")),
+            *("--region", "360423", "--domain", "habitat", "--check"),
+        )
+        assert (reconciled.returncode, reconciled.stdout.strip()) == (0, "the same"), reconciled.stdout
 
 
 class TestEvents:
