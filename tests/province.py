@@ -2,6 +2,7 @@
 node."""
 
 import datetime
+import functools
 import pathlib
 import types
 from collections.abc import Sequence
@@ -73,7 +74,10 @@ class Office:
         }  # fmt: skip
         settings = config.load(environ)
         self.process: Any = types.SimpleNamespace(settings=settings, office=None, hosted=[], conditions=list)
-        self.process.release = lambda *pair: process.Process.release(self.process, *pair)
+        self.process.lines = None
+        for name in ("release", "opened", "reconcile", "receiver"):
+            made = functools.partial(getattr(process.Process, name), self.process)
+            setattr(self.process, name, made)
         self.office = bundles.Office(
             region=PROVINCE, folder=folder / "trust", key=folder / directory.AUTHORITY_KEY,
             issuers=settings.issuers, node_key=folder / directory.NODE_KEY, users=folder / directory.USERS,

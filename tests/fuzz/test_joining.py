@@ -13,7 +13,7 @@ from gateway import authority
 from mesh import errors
 from tests.fuzz.test_fuzz import COUNT, changed, scramble
 from tests.province import COUNTY, PROVINCE, SIBLING, Office
-from village.mesh.v1 import directory_pb2, enrolment_pb2
+from village.mesh.v1 import directory_pb2, enrolment_pb2, handover_pb2
 
 PARENT = f"regions/{PROVINCE}"
 KEY = authority.new_key()
@@ -34,6 +34,7 @@ def joined(office: Office) -> Office:
     return office
 
 
+HANDOVER = f"{PARENT}/handovers/019a0000-0000-7000-8000-000000000000"
 REQUESTS = {
     "GetNode": directory_pb2.GetNodeRequest(),
     "GetAuthority": directory_pb2.GetAuthorityRequest(),
@@ -51,6 +52,20 @@ REQUESTS = {
     ),
     "ListEnrolments": enrolment_pb2.ListEnrolmentsRequest(parent=PARENT),
     "ListGrants": enrolment_pb2.ListGrantsRequest(parent=PARENT),
+    "HandOverDomain": handover_pb2.HandOverDomainRequest(
+        parent=PARENT, handover={"about_region": COUNTY, "domain": "habitat", "receiver": PARENT[8:]}
+    ),
+    "TakeOverDomain": handover_pb2.TakeOverDomainRequest(
+        parent=PARENT,
+        handover={"about_region": COUNTY, "domain": "habitat", "receiver": COUNTY, "reason": "x"},
+    ),
+    "ApproveTakeover": handover_pb2.ApproveTakeoverRequest(name=HANDOVER),
+    "RevertHandover": handover_pb2.RevertHandoverRequest(name=HANDOVER),
+    "GetHandover": handover_pb2.GetHandoverRequest(name=HANDOVER),
+    "ListHandovers": handover_pb2.ListHandoversRequest(parent=PARENT),
+    "ReconcileCopy": directory_pb2.ReconcileCopyRequest(
+        parent=PARENT, about_region=COUNTY, domain="habitat"
+    ),
 }  # fmt: skip
 ISSUERS = [
     "", "{", "[", "[" * 90_000, '{"a":' * 9_000, "null", "1", '"x"', "{}", "[1]", "[[]]", "[{}]",
@@ -127,12 +142,12 @@ def test_whatever_a_node_vouches_for_leaves_the_directory_usable(joined: Office,
         )
         assert entry.issuer
     listing = enrolment_pb2.ListEnrolmentsRequest(parent=PARENT)
-    joined.chain._issuers._looked = 0.0  # the keys in the new directory are read, whatever they are
+    joined.chain.callers._issuers._looked = 0.0  # the keys in the new directory are read, whatever they are
     assert joined.call(listing, joined.administrator()).enrolments
 
 
 def test_nobody_speaks_for_another_s_issuer(joined: Office) -> None:
-    """A node that vouches for an issuer which the province or an earlier node vouches for changes nothing."""
+    """A node that vouches for an issuer which the province or an earlier node vouches for is refused."""
     node = joined.as_node(COUNTY, KEY, joined._issuer / "node")
     mine = json.dumps([{"issuer": "https://mine.invalid", "jwks": {"keys": []}}])
     joined.call(enrolment_pb2.RenewBundleRequest(parent=PARENT, issuers=mine), node)
@@ -141,7 +156,9 @@ def test_nobody_speaks_for_another_s_issuer(joined: Office) -> None:
     assert len(theirs) == 2
     joined.now += datetime.timedelta(seconds=1)
     code = joined.invite("360402")  # sorts before the county
-    joined.call(joined.joining("360402", code, authority.new_key(), issuers=json.dumps(theirs)), {})
+    for one in theirs:
+        with pytest.raises(errors.Invalid, match="another node vouches"):
+            joined.call(joined.joining("360402", code, authority.new_key(), issuers=json.dumps([one])), {})
     assert joined.renew().issuers == view.issuers
 
 
