@@ -3,6 +3,7 @@ Separate, because it must work best when the node does not."""
 
 import ctypes
 import dataclasses
+import datetime
 import os
 import pathlib
 import platform
@@ -16,13 +17,18 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from cryptography import x509
+
 from deploy.local import broker, directory, node, prepare, supervisor
 from gateway import envoy
+from mesh import trust
 
 _TIME_NOT_SYNCHRONISED = 5
 _GIB = 2**30
 _LITTLE_DISK, _NO_DISK = 5 * _GIB, 1 * _GIB
 _MUCH_BACKLOG = 1000
+_LITTLE_TRUST, _RENEWED_TRUST = 7, 42
+"""Days: both are good for 45 and renewed every day."""
 _LOG_BYTES = 4 * 1024 * 1024
 
 
@@ -51,6 +57,8 @@ def examine(data: pathlib.Path) -> Iterator[Finding]:
     yield from _ports(state)
     yield from _programs(data)
     yield from _services(state)
+    if directory.joined(data):
+        yield from _mesh(data, state)
 
 
 def bundle(data: pathlib.Path, to: pathlib.Path, said: str) -> None:
@@ -157,6 +165,48 @@ def _services(state: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("warn", f"{name}: {backlog} events wait for the broker", "see logs/nats.log")
         else:
             yield Finding("ok", f"{name}: {backlog} events wait for the broker")
+
+
+def _mesh(data: pathlib.Path, state: dict[str, Any]) -> Iterator[Finding]:
+    """Certificate, trust, the line to the province, and how far copies are."""
+    certificate = x509.load_pem_x509_certificate((data / "trust" / trust.CERTIFICATE).read_bytes())
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        answer = node.ask(state["http"])
+    except node.NotUp:
+        return  # said above
+    until = datetime.datetime.fromisoformat(answer["trustExpireTime"])
+    for what, end in (("the certificate", certificate.not_valid_after_utc), ("the trust bundle", until)):
+        left = (end - now).days
+        verdict: Literal["ok", "warn", "bad"] = "bad" if left < _LITTLE_TRUST else "ok"
+        if verdict == "ok" and left < _RENEWED_TRUST:
+            verdict = "warn"
+        advice = "" if verdict == "ok" else "it is renewed daily: is the line to the province up"
+        yield Finding(verdict, f"{what} is good for {left} days", advice)
+    if line := directory.line(data):
+        yield _line(line["address"])
+    for copy in answer.get("copies", []):
+        of = f"the copy of {copy['domain']} of {copy['region']}"
+        if copy["trouble"]:
+            yield Finding(
+                "bad", f"{of} does not go on: {copy['trouble']}", "villagemesh reconcile compares it"
+            )
+        elif copy["refused"] != "0":
+            yield Finding("warn", f"{of} has refused {copy['refused']} events", "see logs/services.log")
+        else:
+            yield Finding(
+                "ok", f"{of} is {copy['behind']} events behind, as of {copy.get('asOfTime', 'never')}"
+            )
+
+
+def _line(address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        return Finding("bad", f"the province at {address}: {why}", "is the way out open, on that port")
+    return Finding("ok", f"the province at {address} can be reached")
 
 
 def _mode(path: pathlib.Path) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local import doctor
 from mesh import resources
 from tests.mesh import PROVINCE, WUNING, XIUSHUI, Answer, Mesh, Node
 from tests.waiting import until
@@ -334,6 +335,23 @@ class TestDeferredCalls:
         mesh.line.restore()
         refused = self.settled(mesh, taken.headers["x-village-delivery"], "STATE_REFUSED")
         assert refused.body["refusal"].startswith("ACTION_NOT_ALLOWED")
+
+
+class TestDoctor:
+    """What an administrator is told of the mesh."""
+
+    def told(self, mesh: Mesh, verdict: str) -> str:
+        return "\n".join(f.what for f in doctor.examine(mesh.wuning.data) if f.verdict == verdict)
+
+    def test_knows_certificate_trust_line_and_copies(self, mesh: Mesh) -> None:
+        well = self.told(mesh, "ok")
+        for said in ("the certificate is good for 4", "the trust bundle is good for 4", "can be reached",
+                     "the copy of habitat of 360000 is 0 events behind"):  # fmt: skip
+            assert said in well
+
+    def test_says_that_the_line_is_away(self, mesh: Mesh) -> None:
+        mesh.line.cut()
+        assert "the province at 127.0.0.1:" in self.told(mesh, "bad")
 
 
 class TestSupervision:
