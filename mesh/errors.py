@@ -2,6 +2,7 @@
 Separate and pure, so that rules can refuse without knowing a transport."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS = 3, 4, 5, 6
@@ -159,8 +160,9 @@ class Internal(Refusal):
 
 
 class Passed(Refusal):
-    """What another node refused with; `status` is its `google.rpc.Status`."""
+    """What another node refused with; `status` is its `google.rpc.Status`, `told` the headers of its answer.
+    """
 
-    def __init__(self, status: Any) -> None:
+    def __init__(self, status: Any, told: Mapping[str, str] | None = None) -> None:
         super().__init__()
-        self.status, self.code = status, status.code
+        self.status, self.code, self.told = status, status.code, dict(told or {})

@@ -143,13 +143,13 @@ class Links:
             answer, call = stub.with_call(raw, timeout=timeout, metadata=tuple(headers.items()))
         except grpc.RpcError as fault:
             raise self._refused(fault) from fault
-        return answer, {k: v for k, v in call.initial_metadata() if k.startswith("x-village-")}
+        return answer, _told(call.initial_metadata())
 
     @staticmethod
     def _refused(fault: Any) -> errors.Refusal:
         found = rpc_status.from_call(fault)
         if found is not None and found.details:
-            return errors.Passed(found)
+            return errors.Passed(found, _told(fault.initial_metadata()))
         said = (fault.details() or "").lower()
         if fault.code() == grpc.StatusCode.UNAVAILABLE and any(text in said for text in _NOT_SENT):
             return NotDelivered(what="the province")
@@ -180,7 +180,7 @@ class Links:
                         raise NotDelivered(what=f"{domain} of node {node}")
                     answer = link_pb2.LinkAnswer.FromString(message.data)
                     if answer.status:
-                        raise errors.Passed(status_pb2.Status.FromString(answer.status))
+                        raise errors.Passed(status_pb2.Status.FromString(answer.status), answer.headers)
                     parts.append(answer.response)
                     if not answer.more:
                         return b"".join(parts), dict(answer.headers)
@@ -241,6 +241,7 @@ class Links:
             await self._client.publish(reply, answer.SerializeToString())  # type: ignore[union-attr]
 
     def _answer(self, data: bytes, arrived: float) -> list[link_pb2.LinkAnswer]:
+        incoming: rpc.Incoming | None = None
         try:
             call = link_pb2.LinkCall.FromString(data)
             headers = dict(call.headers)
@@ -252,7 +253,7 @@ class Links:
             incoming = rpc.Incoming(call.path, call.request, headers, remaining)
             raw = self._chain.answer(incoming)
         except errors.Refusal as refusal:
-            return [self._status(refusal)]
+            return [self._status(refusal, incoming.told if incoming is not None else {})]
         except Exception:  # the broker gave bytes that are no call, or worse
             log.exception("a call over the line failed")
             return [self._status(errors.Internal(trace_id=""))]
@@ -263,8 +264,8 @@ class Links:
         ]
 
     @staticmethod
-    def _status(refusal: errors.Refusal) -> link_pb2.LinkAnswer:
-        return link_pb2.LinkAnswer(status=statuses.status(refusal).SerializeToString())
+    def _status(refusal: errors.Refusal, told: Mapping[str, str] | None = None) -> link_pb2.LinkAnswer:
+        return link_pb2.LinkAnswer(status=statuses.status(refusal).SerializeToString(), headers=told)
 
     # telling
 
@@ -295,3 +296,8 @@ class Links:
 def until(remaining: float | None) -> float:
     """How long a call may take at another node; less than what is left here, to answer in time."""
     return max(min(remaining or PATIENCE_S, PATIENCE_S) - 0.05, 0.05)
+
+
+def _told(metadata: Any) -> dict[str, str]:
+    """What an answer says of itself."""
+    return {k: v for k, v in metadata or () if k.startswith("x-village-")}

@@ -113,13 +113,12 @@ class Routes:
 
     def _pass(self, node: str, endpoint: Any, incoming: Any, asking: Any) -> PassedOn:
         asking.passed_to = node
-        raw, told = self.lines.call(
-            node,
-            incoming.path,
-            incoming.raw,
-            links.passed_on(incoming.headers),
-            links.until(incoming.remaining),
-        )
+        headers, patience = links.passed_on(incoming.headers), links.until(incoming.remaining)
+        try:
+            raw, told = self.lines.call(node, incoming.path, incoming.raw, headers, patience)
+        except errors.Passed as refusal:
+            incoming.told.update(refusal.told)
+            raise
         incoming.told.update(told)
         return PassedOn(raw)
 

@@ -86,10 +86,11 @@ class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _answer(self, method: contract.Method, raw: Any, context: Any) -> Any:
         headers = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
         incoming = rpc.Incoming(method.path, raw, headers, context.time_remaining())
-        answer = self._chain.answer(incoming)
-        if incoming.told:
-            context.send_initial_metadata(tuple(incoming.told.items()))
-        return answer
+        try:
+            return self._chain.answer(incoming)
+        finally:
+            if incoming.told:  # refused or not
+                context.send_initial_metadata(tuple(incoming.told.items()))
 
     @staticmethod
     def _refuse(_raw: bytes, context: Any) -> bytes:
