@@ -341,8 +341,10 @@ def import_region(request: pb.ImportRegionRequest, call: calls.Call) -> pb.Impor
     region = _province_only(call, request.parent)
     if call.store.grants.owned(region):
         raise NotFrozen(region=region)
-    lines, province = call.services.node.lines, call.services.chain.directory.view.province
-    return import_page(call.store, lines, province, region, request.cursor)
+    node, province = call.services.node, call.services.chain.directory.view.province
+    if node is None or node.lines is None:
+        raise errors.NotFound(name=f"line to {province}")
+    return import_page(call.store, node.lines, province, region, request.cursor)
 
 
 def import_page(store: Store, lines: Any, giver: str, region: str, cursor: str) -> pb.ImportRegionResponse:

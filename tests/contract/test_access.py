@@ -75,11 +75,11 @@ def trusting(county: County) -> County:
     jwks = "jwks.json"
     regions = sorted({code[:6] for code in PLACES.values()})
     entries = [{"issuer": issuer(r), "jwks": jwks, "region": r, "highest_level": "PROVINCE"} for r in regions]
-    _write(county, entries)
+    write_issuers(county, entries)
     return county
 
 
-def _write(county: County, entries: list[dict[str, Any]]) -> None:
+def write_issuers(county: County, entries: list[dict[str, Any]]) -> None:
     (county.folder / "trust/issuers.json").write_text(json.dumps({"issuers": entries}))
     _look_again(county)
 
@@ -483,7 +483,7 @@ class TestIssuers:
         headers = {"authorization": f"Bearer {county.token('county')}"}
         assert outcome(county, "GetReport", request, headers) == "OK"
         kept = (county.folder / "trust/issuers.json").read_text()
-        _write(county, [])
+        write_issuers(county, [])
         assert outcome(county, "GetReport", request, headers) == "UNAUTHENTICATED"
         (county.folder / "trust/issuers.json").write_text(kept)
         _look_again(county)

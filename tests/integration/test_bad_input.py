@@ -11,8 +11,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
 
 from mesh import contract, errors, resources, statuses
-from tests.contract.test_access import requests
-from tests.county import TOWN_UNIT, VILLAGE_UNIT, County
+from tests.contract.test_access import requests, write_issuers
+from tests.county import REGION, TOWN_UNIT, VILLAGE_UNIT, County, issuer
 from tests.loop import PARENT, PHOTO, ask, file, reach, take, written
 from village.habitat.v1 import report_pb2 as pb
 from village.habitat.v1 import report_policy_pb2 as policy_pb
@@ -23,6 +23,14 @@ ANSWERS = {
     errors.FAILED_PRECONDITION, errors.ABORTED,
 }  # fmt: skip
 """What a caller's mistake may be answered with."""
+
+
+@pytest.fixture
+def county(county: County) -> County:
+    """The county, whose issuer vouches for supervisors too."""
+    entry = {"issuer": issuer(REGION), "jwks": "jwks.json", "region": REGION, "highest_level": "PROVINCE"}
+    write_issuers(county, [entry])
+    return county
 
 
 def send(county: County, method: str, raw: bytes) -> errors.Refusal | None:
