@@ -38,8 +38,9 @@ down:  ## stops what `make up` started; data is kept
 test: gen  ## runs every test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST)
 
-nightly: gen  ## sends every method 20,000 requests that nobody would send
+nightly: gen  ## sends every method 20,000 requests that nobody would send, and lets a mesh fail in many ways
 	VILLAGEMESH_FUZZ=20000 $(BIN)/python -m pytest tests/fuzz
+	VILLAGEMESH_SEEDS=50 $(BIN)/python -m pytest tests/faults/test_mesh_faults.py -k TestSchedules
 
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
