@@ -109,6 +109,8 @@ class Copies:
             self._many(
                 cursor, store.plumbing.outbox, batch.outbox, keys=("region", "epoch", "incarnation", "number")
             )
+        if batch.outbox or (values["epoch"], values["incarnation"]) != (at.epoch, at.incarnation):
+            # of a log without an event too: the relay looks for new logs when one begins
             sql = store.database.prepare("copied up to", lambda: _numbered(store.plumbing.relay))
             told = {k: values[k] for k in ("region", "epoch", "incarnation", "number")}
             store.database.run(cursor, sql, told)
