@@ -165,11 +165,8 @@ class Before:
         row = kept_of(there, self.name)
         assert (row["owner"], row["alarm"]) == ("", None)
         assert (row["version"], row["digest"]) == (self.row["version"], self.row["digest"])
-        for table, column in (
-            ("mesh_step", "reason"),
-            ("mesh_attached", "sha256"),
-            ("mesh_request", "answer"),
-        ):
+        gone = {"mesh_step": "reason", "mesh_attached": "sha256", "mesh_request": "answer"}
+        for table, column in gone.items():
             whose = f"region = '{WUNING}'" if table == "mesh_request" else f"name = '{self.name}'"
             sql = f"SELECT 1 FROM {table} WHERE {whose} AND {column} != ''"
             assert not there.rows(sql), table
@@ -295,16 +292,17 @@ class TestFreeze:
         token = mesh.wuning.token("CZ")
         writers = [Writer(at, token) for at in (*[mesh.wuning] * 3, mesh.province)]
         owners = Owners(mesh)
-        for each in (owners, *writers):
-            each.thread.start()
+        for thread in (owners.thread, *(w.thread for w in writers)):
+            thread.start()
         try:
             time.sleep(1)
             for to in (PROVINCE, WUNING):
                 mesh.move(to)
                 time.sleep(1)
         finally:
-            for one in (*writers, owners):
-                one.stop()
+            for w in writers:
+                w.stop()
+            owners.stop()
         acknowledged = [name for w in writers for name in w.filed]
         assert len(acknowledged) > 20
         assert set(acknowledged) <= mesh.wuning.reports().keys()
@@ -313,10 +311,8 @@ class TestFreeze:
         assert owners.seen > 500
         assert not owners.both
         until(mesh.caught_up)
-        names = [
-            n for (n,) in mesh.wuning.rows("SELECT name FROM mesh_outbox WHERE type LIKE '%ReportFiled'")
-        ]
-        assert not set(acknowledged) - set(names)
+        told = mesh.wuning.rows("SELECT name FROM mesh_outbox WHERE type LIKE '%ReportFiled'")
+        assert not set(acknowledged) - {name for (name,) in told}
         agree(mesh)
 
 
@@ -348,9 +344,11 @@ class TestRefusals:
     def test_of_the_slower_when_two_ask_at_once(self, mesh: Mesh) -> None:
         """Whatever both were answered, one moves it, and nobody is left writing beside the owner."""
         answers: list[Answer] = []
-        threads = [
-            threading.Thread(target=lambda: answers.append(mesh.hand_over(PROVINCE))) for _ in range(4)
-        ]
+
+        def ask() -> None:
+            answers.append(mesh.hand_over(PROVINCE))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
