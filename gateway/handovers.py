@@ -173,10 +173,18 @@ class Mover:
     def __call__(self, process: Any, hosted: runtime.Hosted) -> None:
         if process.directory is None or not process.directory.is_province or hosted.store is None:
             return
-        for handover in hosted.store.every(Handover):
-            if handover.state in UNDER_WAY and handover.state != S.STATE_REQUESTED:
+        last: dict[tuple[str, str], Handover] = {}
+        begun: set[tuple[str, str]] = set()
+        for handover in sorted(hosted.store.every(Handover), key=lambda h: h.name):  # as they were asked for
+            pair = (handover.about_region, handover.domain)
+            if handover.state in UNDER_WAY and handover.state != S.STATE_REQUESTED and pair not in begun:
+                begun.add(pair)  # of two that were asked for at once the other waits
                 _Move(process, hosted, handover).go_on()
-            elif handover.forced and handover.state == S.STATE_DONE:
+            if handover.HasField("grant_time"):
+                both = (last.get(pair, handover), handover)
+                last[pair] = max(both, key=lambda h: h.grant_time.ToNanoseconds())
+        for handover in last.values():
+            if handover.forced and handover.state == S.STATE_DONE:
                 _Move(process, hosted, handover).set_late_events_aside()
 
 
@@ -223,7 +231,13 @@ class _Move:
         self._hosted.store.commit(commit)
         self._hosted.committed()
 
+    def _owner(self) -> str:
+        return str(self._process.directory.view.owner(self._region, self._it.domain))
+
     def _freeze(self) -> None:
+        if self._owner() != self._it.giver:  # another handover was asked for at the same time, and is done
+            self._it.state = S.STATE_REVERTED
+            return
         answer = self._frozen()
         self._it.last_number, self._it.state, self._it.cursor = answer.last_number, S.STATE_COPYING, ""
         self._it.freeze_time.CopyFrom(resources.stamp(resources.utcnow()))
@@ -238,11 +252,15 @@ class _Move:
         """Pages for a while; when all are there, digests, and the grant."""
         answer = self._frozen()  # asked again: it must be so until the grant
         self._it.last_number, self._epoch = answer.last_number, answer.epoch
-        if self._it.giver != self._me and self._store is not None:
-            at = copies.Copies(self._store).cursor(self._region)
-            if (at.epoch, at.number) < (answer.epoch, answer.last_number):
-                self._it.trouble = f"event {at.number} of {answer.last_number} of the giver's log has come"
-                return
+        if self._it.giver == self._me:
+            # a part of the log that comes later would overwrite what was copied
+            at = self._opened().confirmed.get((self._region, self._it.receiver), (0, 0, 0))
+        elif self._store is not None:
+            cursor = copies.Copies(self._store).cursor(self._region)
+            at = (cursor.epoch, cursor.incarnation, cursor.number)
+        if at < (answer.epoch, answer.incarnation, answer.last_number):
+            self._it.trouble = f"event {at[-1]} of {answer.last_number} of the giver's log has come"
+            return
         until = time.monotonic() + STRETCH_S
         while time.monotonic() < until:
             page = self._page()
@@ -271,6 +289,10 @@ class _Move:
             return pb.ImportRegionResponse.FromString(raw)
         except errors.Conflict:
             return pb.ImportRegionResponse(next_cursor="")
+        except errors.Passed as refusal:  # the receiver was started anew in the middle of a file
+            if refusal.code != errors.ABORTED:
+                raise
+            return pb.ImportRegionResponse(next_cursor="")
 
     def _sum(self, node: str) -> pb.SumRegionResponse:
         if node == self._me:
@@ -290,7 +312,7 @@ class _Move:
             return
         if not self._it.forced:
             if self._it.giver == self._me:
-                if self._process.directory.view.owner(self._region, self._it.domain) == self._me:
+                if self._owner() == self._me:
                     return
                 exports.reduce(self._opened(), self._region)
             else:
@@ -300,14 +322,15 @@ class _Move:
     def _knows(self, node: str) -> bool:
         """Whether a node has heard that it is the owner."""
         view = self._process.directory.view
-        if view.owner(self._region, self._it.domain) != node:
+        if self._owner() != node:
             return False
         path = "/village.mesh.v1.DirectoryService/GetNode"
         raw, _ = self._process.lines.call(node, path, b"", {}, CALL_S)
         return bool(directory_pb2.Node.FromString(raw).directory_version >= view.version)
 
     def _revert(self) -> None:
-        self._frozen(thaw=True)
+        if self._owner() == self._it.giver:
+            self._frozen(thaw=True)
         if self._it.receiver != self._me:
             self._ask(self._it.receiver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
         elif self._store is not None:  # a copy again, and nothing more

@@ -12,8 +12,9 @@ from mesh import calls, errors, links, resources, runtime, trust
 from mesh.regions import level
 from village.mesh.v1 import directory_pb2, enrolment_pb2
 
-ASK_S = 30.0
-"""How often a node asks for news of the directory by itself."""
+ASK_S, AGAIN_S = 30.0, 3.0
+"""How often a node asks for news of the directory by itself, and how soon again when the line is away: until it
+hears of them it writes for what it was the owner of."""
 log = logging.getLogger(__name__)
 
 
@@ -116,6 +117,7 @@ class Ticks:
         except errors.Refusal as refusal:
             about = {"why": str(getattr(refusal, "status", refusal))[:300]}
             log.warning("the directory could not be asked for", extra={"about": about})
+            self._asked = time.monotonic() - ASK_S + AGAIN_S
             return
         answer = enrolment_pb2.RenewBundleResponse.FromString(raw)
         if answer.certificate:

@@ -88,6 +88,8 @@ class Copies:
 
     def note(self, region: str, node: str, why: str) -> None:
         """Says in the cursor what keeps a copy from going on; `status` shows it."""
+        if self._store.grants.owned(region):
+            return
         at = self.cursor(region)
         values = {**dataclasses.asdict(at), "region": region, "domain": self._store.domain, "node": node,
                   "trouble": why[:500]}  # fmt: skip
@@ -95,6 +97,8 @@ class Copies:
 
     def _write(self, cursor: Any, at: Cursor, values: dict[str, Any], batch: _Batch) -> None:
         store = self._store
+        if store.database.run(cursor, store.database.prepare("mine", self._mine), values).fetchall():
+            raise BadBatch("this node is the owner")
         for kind, records in batch.records.items():
             rows = list(records.values())
             met = self._many(cursor, store.codecs[kind].table, rows, keys=("name",), newer=True)
@@ -105,11 +109,19 @@ class Copies:
             self._many(
                 cursor, store.plumbing.outbox, batch.outbox, keys=("region", "epoch", "incarnation", "number")
             )
+        if batch.outbox or (values["epoch"], values["incarnation"]) != (at.epoch, at.incarnation):
+            # of a log without an event too: the relay looks for new logs when one begins
             sql = store.database.prepare("copied up to", lambda: _numbered(store.plumbing.relay))
             told = {k: values[k] for k in ("region", "epoch", "incarnation", "number")}
             store.database.run(cursor, sql, told)
         if batch.steps:
             self._many(cursor, store.plumbing.step, batch.steps, keys=("name", "number"))
+
+    def _mine(self) -> Any:
+        """Whether the region has become this node's own since the batch was asked for."""
+        t = self._store.plumbing.ownership
+        region, domain = (sa.bindparam(k, type_=tables.TEXT) for k in ("region", "domain"))
+        return sa.select(t.c.epoch).where(t.c.region == region, t.c.domain == domain, t.c.frozen.is_(False))
 
     def _move(self, cursor: Any, at: Cursor, values: dict[str, Any]) -> bool:
         """Moves the cursor on if it is still where it was read."""
@@ -296,12 +308,13 @@ def _first_field(payload: bytes) -> bytes:
 
 
 def _numbered(relay: sa.Table) -> Any:
-    """The relay's note of a log that was numbered elsewhere."""
+    """The relay's note of a log that was numbered elsewhere; never back: a former owner's may be longer."""
     big = sa.BigInteger
     return sa.text(
         f"INSERT INTO {relay.name} (region, epoch, incarnation, fence, numbered, published) "
         "VALUES (:region, :epoch, :incarnation, 0, :number, 0) "
-        "ON CONFLICT (region, epoch, incarnation) DO UPDATE SET numbered = excluded.numbered"
+        "ON CONFLICT (region, epoch, incarnation) DO UPDATE SET numbered = excluded.numbered "
+        f"WHERE {relay.name}.numbered < excluded.numbered"
     ).bindparams(
         sa.bindparam("region", type_=tables.TEXT), sa.bindparam("epoch", type_=sa.Integer),
         sa.bindparam("incarnation", type_=sa.Integer), sa.bindparam("number", type_=big),

@@ -391,5 +391,5 @@ class _Job:
 def _sqlite_settings(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}",
-                   "foreign_keys=ON", "journal_size_limit=67108864"):  # fmt: skip
+                   "foreign_keys=ON", "journal_size_limit=67108864", "secure_delete=ON"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")

@@ -3,16 +3,17 @@ records as they are, histories, files, answers kept for repetitions, the trail, 
 digests. Separate from `replication`, which hands out only what may leave."""
 
 import base64
+import functools
 import hashlib
 import json
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import attachments, audit, calls, errors, outbox, privacy, replication, resources
+from mesh import attachments, audit, calls, errors, outbox, privacy, replication, resources, statements
 from mesh.store import Store
 from village.mesh.v1 import handover_pb2 as pb
 
@@ -264,31 +265,35 @@ def _write_records(store: Store, region: str, kind: str, rows: list[dict[str, An
 
 def reduce(store: Store, region: str) -> None:
     """Leaves of a region, when it has another owner, what that owner's events would have brought; the rest
-    goes."""
+    goes. When time runs out in between, the next call goes on behind what is done."""
     begin, end, db = f"regions/{region}/", f"regions/{region}0", store.database
-    for codec in store.codecs.values():
+    for kind, codec in sorted(store.codecs.items()):
         t = codec.table
         if codec.resource.rises not in replication.RISING:
             db.change(t.delete().where(t.c.region == region))
             continue
-        for rows in _pages(store, region, codec.resource.shape.full_name):
-            for row in rows:
-                message: Any = codec.resource.cls.FromString(base64.b64decode(row["message"]))
-                message.etag = str(row["version"])
-                published = privacy.risen(message, codec.resource.shape, codec.resource.rises)
-                values = {"owner": "", "alarm_time": None, **codec.encode(published)}
-                db.change(t.update().where(t.c.name == message.name).values(values))
+        while lines := _records(store, region, kind, store.reduced.get((region, kind), "")):
+            rows = [_risen(codec, row) for _, row in lines]
+            build = functools.partial(statements.update, t, tuple(rows[0]), "")
+            sql = db.prepare(("reduce", t.name), build)
+            db.transact(functools.partial(db.run_many, sql=sql, rows=rows))
+            store.reduced[region, kind] = lines[-1][0]
     own = store.plumbing
     db.change(own.step.update().where(own.step.c.name >= begin, own.step.c.name < end).values(reason=""))
     db.change(own.attached.delete().where(own.attached.c.name >= begin, own.attached.c.name < end))
     db.change(own.request.delete().where(own.request.c.region == region))
+    for pair in [pair for pair in store.reduced if pair[0] == region]:
+        del store.reduced[pair]
+    if store.sqlite:  # what was overwritten in the database stands in its write-ahead log too
+        with db.cursor(ends=False) as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _pages(store: Store, region: str, kind: str) -> Iterator[list[dict[str, Any]]]:
-    after = ""
-    while lines := _records(store, region, kind, after):
-        yield [row for _, row in lines]
-        after = lines[-1][0]
+def _risen(codec: resources.Codec, row: dict[str, Any]) -> dict[str, Any]:
+    message: Any = codec.resource.cls.FromString(base64.b64decode(row["message"]))
+    message.etag = str(row["version"])
+    published = privacy.risen(message, codec.resource.shape, codec.resource.rises)
+    return {"owner": "", "alarm_time": None, **codec.encode(published), "name": message.name}
 
 
 # between nodes
@@ -301,7 +306,10 @@ def _province_only(call: calls.Call, parent: str) -> str:
 
 
 def freeze_region(request: pb.FreezeRegionRequest, call: calls.Call) -> pb.FreezeRegionResponse:
-    return freeze(call.store, _province_only(call, request.parent), thaw=request.thaw)
+    region, directory = _province_only(call, request.parent), call.services.chain.directory
+    if request.thaw and directory.view.owner(region, call.store.domain) != directory.region:
+        raise errors.NotOwnedHere(region=region)  # it was said before somebody else became the owner
+    return freeze(call.store, region, thaw=request.thaw)
 
 
 def freeze(store: Store, region: str, *, thaw: bool = False) -> pb.FreezeRegionResponse:

@@ -20,7 +20,7 @@ class Once:
     ) -> None:  # fmt: skip
         self._store, self._acting, self._response = store, acting, method.response
         self._region, self._until = region, acting.now + (longer or datetime.timedelta())
-        raw = method.path.encode() + request.SerializeToString(deterministic=True)
+        raw = method.path.encode() + _bare(method, request).SerializeToString(deterministic=True)
         self._fingerprint = hashlib.sha256(raw).hexdigest()
         self._context = f"{acting.reference}/{acting.request_id}"
 
@@ -43,3 +43,14 @@ class Once:
             "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._until),
         }  # fmt: skip
         return database.Write(self._store.plumbing.request, row)
+
+
+def _bare(method: contract.Method, request: Any) -> Any:
+    """A request as whoever repeats it asks again: the province gives what is created a name of its own
+    choosing each time that it passes a request on."""
+    if not (method.deferrable and method.parent == "parent"):
+        return request
+    bare = type(request)()
+    bare.CopyFrom(request)
+    bare.ClearField(f"{contract.snake(contract.resource(method.response).singular)}_id")
+    return bare

@@ -42,8 +42,9 @@ def pull_log(request: pb.PullLogRequest, call: calls.Call) -> pb.PullLogResponse
     place = (request.epoch, request.incarnation)
     store.confirmed[region, call.caller.region] = (*place, request.after)
     later = [log for log in logs if log[:2] >= place]
-    if not later or (later[0][:2] == place and request.after > later[0][2]):
-        # this node was restored from a backup that is older than what it has given away
+    if not later or (later[-1][:2] == place and request.after > later[-1][2]):
+        # this node was restored from a backup that is older than what it has given away, and its log has not
+        # begun anew
         raise errors.Conflict(name=f"the log of {region}")
     answer = pb.PullLogResponse(read_time=resources.stamp(resources.utcnow()))
     for epoch, incarnation, numbered in later:

@@ -96,6 +96,8 @@ class Store:
         """By region and node: epoch, incarnation and number up to which that node has the region's log."""
         self.arriving: dict[str, bytearray] = {}
         """Files of a region that moves here, as far as they have come."""
+        self.reduced: dict[tuple[str, str], str] = {}
+        """By region that has moved away and kind, up to which record only what may leave is left."""
         self.late: dict[tuple[str, str], int] = {}
         """By region and former owner, up to which number its late events were set aside."""
         self.copied = 0

@@ -301,6 +301,40 @@ class Mesh:
         assert node.line is not None
         return f"https://127.0.0.1:{node.line.port}"
 
+    def hand_over(self, to: str, region: str = WUNING) -> Answer:
+        """Asks that a region's habitat be handed over to a node."""
+        wanted = {"aboutRegion": region, "domain": "habitat", "receiver": to}
+        return self.ask("POST", f"/mesh/v1/regions/{PROVINCE}/handovers", wanted)
+
+    def handover(self, name: str) -> dict[str, Any]:
+        """How a handover stands; nothing while the province does not answer."""
+        try:
+            found = self.ask("GET", f"/mesh/v1/{name}")
+        except (OSError, http.client.HTTPException):
+            return {}
+        return dict(found.body) if found.status == 200 else {}
+
+    def reaches(self, name: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+        """The handover, when it has come to one of these states."""
+        wanted = [f"STATE_{state}" for state in states or ("DONE",)]
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update(self.handover(name))
+            return found.get("state") in wanted
+
+        try:
+            until(there, seconds)
+        except AssertionError as fault:
+            raise AssertionError(f"{fault}: {found}") from None
+        return found
+
+    def move(self, to: str, region: str = WUNING) -> dict[str, Any]:
+        """Hands a region's habitat over, to the end."""
+        asked = self.hand_over(to, region)
+        assert asked.status == 200, asked.body
+        return self.reaches(asked.body["name"])
+
     def well(self, region: str = WUNING) -> bool:
         """Whether the province reaches the region's owner."""
         path = f"/habitat/v1/regions/{region}/reports?pageSize=1"
