@@ -39,8 +39,10 @@ class _Batch:
     """A batch as it is written."""
 
     outbox: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    records: dict[str, dict[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
-    """By kind and name: the last of each."""
+    last: dict[str, dict[str, tuple[Any, int, bytes]]] = dataclasses.field(default_factory=dict)
+    """By kind and name the last of each record: message, version and bytes."""
+    records: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    """The same by kind as rows."""
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     refused: int = 0
 
@@ -95,8 +97,7 @@ class Copies:
 
     def _write(self, cursor: Any, at: Cursor, values: dict[str, Any], batch: _Batch) -> None:
         store = self._store
-        for kind, records in batch.records.items():
-            rows = list(records.values())
+        for kind, rows in batch.records.items():
             met = self._many(cursor, store.codecs[kind].table, rows, keys=("name",), newer=True)
             batch.refused += len(rows) - met  # what is here is a later version
         if not self._move(cursor, at, {**values, "refused": batch.refused}):
@@ -154,7 +155,7 @@ class Copies:
 
         def build() -> Any:
             insert: Any = (sqlite if self._store.sqlite else postgresql).insert(table)
-            made = insert.values({k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names})
+            made = insert.values(dict.fromkeys(names))  # parameters of the columns' own names
             if not newer:
                 return made.on_conflict_do_nothing(index_elements=list(keys))
             return made.on_conflict_do_update(
@@ -163,7 +164,7 @@ class Copies:
             )  # fmt: skip
 
         sql = self._store.database.prepare(("copy", table.name, newer, names), build)
-        return self._store.database.run_many(cursor, sql, [{f"x_{k}": v for k, v in r.items()} for r in rows])
+        return self._store.database.run_many(cursor, sql, rows)
 
     def _batch(self, region: str, answer: pb.PullLogResponse, rows: list[pb.LogRow]) -> _Batch:
         batch, store = _Batch(), self._store
@@ -189,6 +190,8 @@ class Copies:
                     "audit_digest": row.audit_digest, "payload": row.payload, "void": why or None,
                 }
             )  # fmt: skip
+        for kind, last in batch.last.items():
+            batch.records[kind] = [self.row(known[kind], *record) for record in last.values()]
         return batch
 
     def _take(self, batch: _Batch, row: pb.LogRow, known: dict[str, resources.Codec]) -> str:
@@ -210,11 +213,11 @@ class Copies:
             return ""
         if message.name != row.name or codec.resource.pattern.match(message.name) is None:
             return "MALFORMED"
-        records = batch.records.setdefault(described.resource, {})
-        before = records.get(message.name)
-        if before is not None and before["version"] > version:
+        last = batch.last.setdefault(described.resource, {})
+        before = last.get(message.name)
+        if before is not None and before[1] > version:
             return "BACKWARDS"
-        records[message.name] = self.row(codec, message, version, raw)
+        last[message.name] = message, version, raw
         if "step" in cls.DESCRIPTOR.fields_by_name and event.HasField("step"):
             batch.steps.append(self._store.step_values(message.name, event.step))
         return ""

@@ -108,7 +108,8 @@ def instant(when: datetime.datetime, *, sqlite: bool) -> Any:
 
 def rfc3339(when: datetime.datetime) -> str:
     """A moment as text, to the microsecond."""
-    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    known = when if when.tzinfo is datetime.UTC else when.astimezone(datetime.UTC)
+    return known.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def when(value: Any) -> datetime.datetime:
