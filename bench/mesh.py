@@ -15,7 +15,7 @@ import grpc
 from bench import crowd, figures, load, places
 from bench.backlog import INSERT, Backlog
 from deploy.local import node as local
-from tests.mesh import PROVINCE, WUNING, XIUSHUI, Mesh, Node
+from tests.mesh import WUNING, XIUSHUI, Mesh, Node
 from tests.waiting import until
 from village.habitat.v1 import report_pb2 as pb
 
@@ -202,10 +202,11 @@ def _slow(mesh: Mesh, backlog: Backlog, count: int) -> figures.Figure:
             taken.append(time.perf_counter() - asked)
             time.sleep(0.1)
     seconds, at = time.perf_counter() - begun, _number(mesh.province)
+    used = (mesh.line.bytes_up - sent) / seconds / 1024
     about: dict[str, Any] = {
         "what": f"GetReport from the province with {OWNERS[0][0]}: owner while a backlog is copied",
-        "line": f"{SLOW_BYTES // 1024} KiB/s each way, {(mesh.line.bytes_up - sent) / seconds / 1024:.0f} KiB/s "
-        "used upwards", "backlog": f"{count} events, {at - first} of them copied in {seconds:.0f} s",
+        "line": f"{SLOW_BYTES // 1024} KiB/s each way, of which upwards {used:.0f} were used",
+        "backlog": f"{count} events, {at - first} of them copied in {seconds:.0f} s",
         "calls": f"median of {len(taken)}, one after another; {failed} failed",
         "worst": f"{max(taken):.2f} s", "over 1 s": sum(t > 1 for t in taken), "target": "at most 1",
         "not measured": "whether an urgent domain overtakes: there is one domain",
