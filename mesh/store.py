@@ -191,12 +191,12 @@ class Store:
     def _step(self, row: Any) -> step_pb2.Step:
         (name, number, action, from_state, to_state, actor, role, unit, time, reason, due, level, to_unit,
          deputy, cause) = row  # fmt: skip
+        known: Any = _levels[level] if level in _levels else int(level)
         step = step_pb2.Step(
             number=number, action=action, from_state=from_state, to_state=to_state, actor=actor, role=role,
             organisation=unit, time=resources.stamp(resources.when(time)),
             reason=self.rings.data.decrypt(reason, f"{name}/steps/{number}/reason"),
-            level=_levels[level] if level in _levels else int(level), unit=to_unit, deputy=deputy,
-            cause=cause,
+            level=known, unit=to_unit, deputy=deputy, cause=cause,
         )  # fmt: skip
         if due is not None:
             step.due_time.CopyFrom(resources.stamp(resources.when(due)))
