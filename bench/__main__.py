@@ -1,5 +1,5 @@
-"""`python -m bench [--only TEXT]…`: prints every figure, or those whose names contain a TEXT, and writes them
-to bench/out/results.json. docs/benchmarks.md says what each is."""
+"""`python -m bench [--only TEXT]… [--events N]`: prints every figure, or those whose names contain a TEXT,
+and writes them to bench/out/results.json. docs/benchmarks.md says what each is."""
 
 import argparse
 import contextlib
@@ -16,11 +16,14 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from bench import figures, load, node, pages, places, reactions, relay, services, tracing
+from bench import copying, figures, load, mesh, node, pages, places, reactions, relay, services, tracing
 from deploy.local import broker
 from gateway import envoy
 
-NAMES = [*services.NAMES, *tracing.NAMES, *reactions.NAMES, *pages.NAMES, *relay.NAMES, *node.NAMES]
+NAMES = [
+    *(*services.NAMES, *tracing.NAMES, *reactions.NAMES, *pages.NAMES, *relay.NAMES, *node.NAMES),
+    *(*copying.NAMES, *mesh.NAMES),
+]
 LIBRARIES = ("grpcio", "protobuf", "sqlalchemy", "psycopg", "nats-py")
 
 
@@ -28,7 +31,11 @@ def main() -> None:
     """Measures what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", action="append", metavar="TEXT", help=f"of {', '.join(NAMES)}; repeatable")
-    asked = parser.parse_args().only or [""]
+    parser.add_argument(
+        "--events", type=int, default=copying.EVENTS, metavar="N", help="of a county's backlog"
+    )
+    given = parser.parse_args()
+    asked = given.only or [""]
     names = [name for name in NAMES if any(text in name for text in asked)]
     if not names:
         parser.error(f"no figure is called so; there are {', '.join(NAMES)}")
@@ -41,18 +48,24 @@ def main() -> None:
             print(
                 "\n".join(f"{k}: {v}" for k, v in machine.items()), "", figures.HEADER, sep="\n", flush=True
             )
-            for figure in _measure(names, pathlib.Path(folder), server):
+            for figure in _measure(names, pathlib.Path(folder), server, given.events):
                 found.append(figure)
                 print(figure.line(), flush=True)
     figures.write(found, machine)
     print(f"\n{len(found)} figures in {time.monotonic() - begun:.0f} s, written to bench/out/results.json")
 
 
-def _measure(names: list[str], folder: pathlib.Path, server: sa.URL | None) -> Iterator[figures.Figure]:
+def _measure(
+    names: list[str], folder: pathlib.Path, server: sa.URL | None, count: int
+) -> Iterator[figures.Figure]:
     if wanted := [name for name in names if name in node.NAMES]:
         yield from node.measure(wanted, folder)
     if wanted := [name for name in names if name in relay.NAMES]:
         yield from relay.measure(wanted, folder, server)
+    if wanted := [name for name in names if name in copying.NAMES]:
+        yield from copying.measure(wanted, folder, server, count)
+    if wanted := [name for name in names if name in mesh.NAMES]:
+        yield from mesh.measure(wanted, folder, count)
     if wanted := [name for name in names if name in tracing.NAMES]:
         yield from tracing.measure(wanted, folder, server)
     if wanted := [name for name in names if name in reactions.NAMES]:

@@ -39,8 +39,10 @@ class _Batch:
     """A batch as it is written."""
 
     outbox: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    records: dict[str, dict[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
-    """By kind and name: the last of each."""
+    last: dict[str, dict[str, tuple[Any, int, bytes]]] = dataclasses.field(default_factory=dict)
+    """By kind and name the last of each record: message, version and bytes."""
+    records: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    """The same by kind as rows."""
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     refused: int = 0
 
@@ -67,24 +69,48 @@ class Copies:
         before = at.number if place == (at.epoch, at.incarnation) else 0
         rows = unpacked(answer.rows)
         follow(rows, before)
-        batch = self._batch(region, answer, rows)
-        last = rows[-1].number if rows else before
-        fresh = last >= answer.high_water
-        values = {
-            "region": region, "domain": self._store.domain, "node": node, "epoch": answer.epoch,
-            "incarnation": answer.incarnation, "number": last, "high_water": answer.high_water,
-            "trouble": "",
-        }  # fmt: skip
-        if fresh:
-            values["read_time"] = self._store.instant(resources.moment(answer.read_time))
-        self._store.database.transact(lambda cursor: self._write(cursor, at, values, batch))
+        self._apply(region, node, answer, rows, at=at)
         if place != (at.epoch, at.incarnation):
             self._store.copied += 1
         if rows:
             metrics.copied.labels(self._store.domain).inc(len(rows))
+        return len(rows)
+
+    def _apply(
+        self, region: str, node: str, answer: pb.PullLogResponse, rows: list[pb.LogRow], *, at: Cursor
+    ) -> Cursor:
+        """Writes rows that follow a cursor; the cursor then. A row that cannot be written, whatever is tried,
+        would hold up all behind it: it is looked for by halves, and refused by itself."""
+        try:
+            return self._commit(region, node, answer, rows, at=at)
+        except (ValueError, OverflowError, self._store.database.bad_value) as fault:
+            if not rows:
+                raise
+            if len(rows) == 1:
+                about = {"region": region, "number": rows[0].number, "why": repr(fault)}
+                log.warning("an event cannot be written", extra={"about": about})
+                bare = [_bare(rows[0], answer)]
+                return self._commit(region, node, answer, bare, at=at, spoilt="MALFORMED")
+        half = len(rows) // 2
+        at = self._apply(region, node, answer, rows[:half], at=at)
+        return self._apply(region, node, answer, rows[half:], at=at)
+
+    def _commit(
+        self, region: str, node: str, answer: pb.PullLogResponse, rows: list[pb.LogRow], *, at: Cursor,
+        spoilt: str = "",
+    ) -> Cursor:  # fmt: skip
+        before = at.number if (answer.epoch, answer.incarnation) == (at.epoch, at.incarnation) else 0
+        last = rows[-1].number if rows else before
+        now = Cursor(answer.epoch, answer.incarnation, last, answer.high_water)
+        batch = self._batch(region, answer, rows, spoilt)
+        values = {**dataclasses.asdict(now), "region": region, "domain": self._store.domain, "node": node,
+                  "trouble": ""}  # fmt: skip
+        if last >= answer.high_water:
+            values["read_time"] = self._store.instant(resources.moment(answer.read_time))
+        self._store.database.transact(lambda cursor: self._write(cursor, at, values, batch))
         if batch.refused:
             metrics.refused_rows.labels(self._store.domain).inc(batch.refused)
-        return len(rows)
+        return now
 
     def note(self, region: str, node: str, why: str) -> None:
         """Says in the cursor what keeps a copy from going on; `status` shows it."""
@@ -99,8 +125,7 @@ class Copies:
         store = self._store
         if store.database.run(cursor, store.database.prepare("mine", self._mine), values).fetchall():
             raise BadBatch("this node is the owner")
-        for kind, records in batch.records.items():
-            rows = list(records.values())
+        for kind, rows in batch.records.items():
             met = self._many(cursor, store.codecs[kind].table, rows, keys=("name",), newer=True)
             batch.refused += len(rows) - met  # what is here is a later version
         if not self._move(cursor, at, {**values, "refused": batch.refused}):
@@ -166,7 +191,7 @@ class Copies:
 
         def build() -> Any:
             insert: Any = (sqlite if self._store.sqlite else postgresql).insert(table)
-            made = insert.values({k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names})
+            made = insert.values(dict.fromkeys(names))  # parameters of the columns' own names
             if not newer:
                 return made.on_conflict_do_nothing(index_elements=list(keys))
             return made.on_conflict_do_update(
@@ -175,9 +200,12 @@ class Copies:
             )  # fmt: skip
 
         sql = self._store.database.prepare(("copy", table.name, newer, names), build)
-        return self._store.database.run_many(cursor, sql, [{f"x_{k}": v for k, v in r.items()} for r in rows])
+        return self._store.database.run_many(cursor, sql, rows)
 
-    def _batch(self, region: str, answer: pb.PullLogResponse, rows: list[pb.LogRow]) -> _Batch:
+    def _batch(
+        self, region: str, answer: pb.PullLogResponse, rows: list[pb.LogRow], spoilt: str = ""
+    ) -> _Batch:
+        """What rows are written as; with `spoilt`, which says why, nothing of them but themselves."""
         batch, store = _Batch(), self._store
         begins = f"village.{regions.tokens(region)}.{store.domain}."
         known = dict(replication.rising(store))
@@ -187,7 +215,7 @@ class Copies:
                 if not row.subject.startswith(begins) or resources.region_in(row.name) != region:
                     why = "FOREIGN"  # it speaks of what is not its sender's
                 else:
-                    why = self._take(batch, row, known)
+                    why = spoilt or self._take(batch, row, known)
                 batch.refused += bool(why)
                 if why:
                     about = {"region": region, "number": row.number, "type": row.type, "why": why}
@@ -201,6 +229,8 @@ class Copies:
                     "audit_digest": row.audit_digest, "payload": row.payload, "void": why or None,
                 }
             )  # fmt: skip
+        for kind, last in batch.last.items():
+            batch.records[kind] = [self.row(known[kind], *record) for record in last.values()]
         return batch
 
     def _take(self, batch: _Batch, row: pb.LogRow, known: dict[str, resources.Codec]) -> str:
@@ -222,11 +252,11 @@ class Copies:
             return ""
         if message.name != row.name or codec.resource.pattern.match(message.name) is None:
             return "MALFORMED"
-        records = batch.records.setdefault(described.resource, {})
-        before = records.get(message.name)
-        if before is not None and before["version"] > version:
+        last = batch.last.setdefault(described.resource, {})
+        before = last.get(message.name)
+        if before is not None and before[1] > version:
             return "BACKWARDS"
-        records[message.name] = self.row(codec, message, version, raw)
+        last[message.name] = message, version, raw
         if "step" in cls.DESCRIPTOR.fields_by_name and event.HasField("step"):
             batch.steps.append(self._store.step_values(message.name, event.step))
         return ""
@@ -292,6 +322,14 @@ def follow(rows: list[pb.LogRow], before: int) -> None:
     for expected, row in enumerate(rows, before + 1):
         if row.number != expected:
             raise BadBatch(f"number {row.number} where {expected} belongs")
+
+
+def _bare(row: pb.LogRow, answer: pb.PullLogResponse) -> pb.LogRow:
+    """A row as any database takes it, for one that could not be written."""
+    found = pb.LogRow(number=row.number, payload=row.payload, time=answer.read_time)
+    for name in ("event_id", "type", "subject", "name", "trace", "audit_digest"):
+        setattr(found, name, getattr(row, name).replace("\0", ""))
+    return found
 
 
 def _first_field(payload: bytes) -> bytes:

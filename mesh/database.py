@@ -323,6 +323,11 @@ class Database:
         return self.engine.dialect.dbapi.RawCursor  # type: ignore[union-attr]
 
     @functools.cached_property
+    def bad_value(self) -> type[BaseException]:
+        """What the driver raises for a value that no column takes."""
+        return self.engine.dialect.dbapi.DataError  # type: ignore[union-attr]
+
+    @functools.cached_property
     def _fault(self) -> type[BaseException]:
         return self.engine.dialect.dbapi.Error  # type: ignore[union-attr]
 

@@ -108,7 +108,8 @@ def instant(when: datetime.datetime, *, sqlite: bool) -> Any:
 
 def rfc3339(when: datetime.datetime) -> str:
     """A moment as text, to the microsecond."""
-    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    known = when if when.tzinfo is datetime.UTC else when.astimezone(datetime.UTC)
+    return known.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def when(value: Any) -> datetime.datetime:
@@ -139,13 +140,18 @@ class Codec:
         self.fields = kept(resource)
         self._searchable = [f for f in self.fields if f.searchable]
         self.columns = [self.table.c[n] for n in (*PLUMBING, *(f.name for f in self.fields))]
-        self._writers = [(f.name, self._writer(f)) for f in self.fields]
+        self._writers = {f.name: self._writer(f) for f in self.fields}
+        blank = resource.cls()
+        self._blank = {field: write(blank, "") for field, write in self._writers.items()}
         self._readers = [(f.name, self._reader(f)) for f in self.fields]
 
     def encode(self, message: Any) -> dict[str, Any]:
         """Column values for a message's own fields."""
         name, division = message.name, self.resource.division
-        found = {field: write(message, name) for field, write in self._writers}
+        found = dict(self._blank)
+        for descriptor, _ in message.ListFields():
+            if (write := self._writers.get(descriptor.name)) is not None:
+                found[descriptor.name] = write(message, name)
         if division:
             found[TOWNSHIP] = getattr(message, division)[:9]
         for field in self._searchable:

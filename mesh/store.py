@@ -43,6 +43,8 @@ ALIKE = (
     delivery_pb2.Delivery,
 )
 """What every domain keeps."""
+_levels = {name.removeprefix("LEVEL_"): number for name, number in level_pb2.Level.items()}
+_level_names = {number: name for name, number in _levels.items()}
 REQUESTS_KEPT = datetime.timedelta(hours=24)
 
 
@@ -191,11 +193,12 @@ class Store:
     def _step(self, row: Any) -> step_pb2.Step:
         (name, number, action, from_state, to_state, actor, role, unit, time, reason, due, level, to_unit,
          deputy, cause) = row  # fmt: skip
+        known: Any = _levels[level] if level in _levels else int(level)
         step = step_pb2.Step(
             number=number, action=action, from_state=from_state, to_state=to_state, actor=actor, role=role,
             organisation=unit, time=resources.stamp(resources.when(time)),
             reason=self.rings.data.decrypt(reason, f"{name}/steps/{number}/reason"),
-            level=level_pb2.Level.Value(f"LEVEL_{level}"), unit=to_unit, deputy=deputy, cause=cause,
+            level=known, unit=to_unit, deputy=deputy, cause=cause,
         )  # fmt: skip
         if due is not None:
             step.due_time.CopyFrom(resources.stamp(resources.when(due)))
@@ -209,7 +212,7 @@ class Store:
             "to_state": step.to_state, "actor": step.actor, "role": step.role,
             "organisation": step.organisation, "time": self.instant(resources.moment(step.time)),
             "reason": self.rings.data.encrypt(step.reason, f"{name}/steps/{step.number}/reason"),
-            "due_time": due, "level": level_pb2.Level.Name(step.level).removeprefix("LEVEL_"),
+            "due_time": due, "level": _level_names.get(step.level) or str(step.level),
             "unit": step.unit, "deputy": step.deputy, "cause": step.cause,
         }  # fmt: skip
 
