@@ -160,7 +160,7 @@ class Internal(Refusal):
 
 
 class Passed(Refusal):
-    """What another node refused with; `status` is its `google.rpc.Status`, `told` the headers of its answer."""
+    """What another node refused with: `status` is its `google.rpc.Status`, `told` its answer's headers."""
 
     def __init__(self, status: Any, told: Mapping[str, str] | None = None) -> None:
         super().__init__()

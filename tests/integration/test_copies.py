@@ -55,6 +55,13 @@ def column(county: County, table: str, what: str, order: str) -> list[Any]:
     ]
 
 
+@pytest.fixture
+def county(county: County) -> County:
+    """A node that owns the region no more, and so may hold a copy of it."""
+    county.store.grants.freeze(REGION)
+    return county
+
+
 class TestRowsThatCannotBeWritten:
     @pytest.mark.parametrize(
         "spoil",
