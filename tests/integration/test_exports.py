@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from mesh import attachments, errors, exports
 from tests.county import REGION, County
 from tests.integration.test_report_files import download, upload
-from tests.loop import PARENT, file, reach, steps
+from tests.loop import PARENT, file, reach, steps, take
 from village.habitat.v1 import report_pb2 as pb
 
 CONTENT = b"%PDF-1.7 " + hashlib.sha256(b"x").digest() * 20_000
@@ -109,6 +109,7 @@ class TestExport:
     def test_leaves_only_what_may_leave(self, county: County) -> None:
         words = "院子后面的沟里"
         name = file(county, description=words, contact={"person_name": "喻楚楚"}).name
+        take(county, "accept", name)
         before = county.row(name)
         assert before.alarm
         county.store.grants.freeze(REGION)
