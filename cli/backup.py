@@ -152,11 +152,14 @@ def _open_keys(data: pathlib.Path, identity: pathlib.Path) -> None:
 
 
 def _next_incarnation(path: pathlib.Path) -> None:
-    """Moves what had not been published over to the new log; the events keep their ids."""
+    """Moves what had not been published over to the new log; the events keep their ids. The logs of other
+    nodes, which are copied here, stay as their owners number them."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute(
-            "UPDATE mesh_outbox SET incarnation = incarnation + 1, number = NULL WHERE number IS NULL "
+            "UPDATE mesh_outbox SET incarnation = incarnation + 1, number = NULL WHERE (number IS NULL "
             "OR number > coalesce((SELECT published FROM mesh_relay r WHERE r.region = mesh_outbox.region "
-            "AND r.epoch = mesh_outbox.epoch AND r.incarnation = mesh_outbox.incarnation), 0)"
+            "AND r.epoch = mesh_outbox.epoch AND r.incarnation = mesh_outbox.incarnation), 0)) "
+            "AND EXISTS (SELECT 1 FROM mesh_ownership o WHERE o.region = mesh_outbox.region "
+            "AND o.epoch = mesh_outbox.epoch AND o.incarnation = mesh_outbox.incarnation)"
         )
         database.execute("UPDATE mesh_ownership SET incarnation = incarnation + 1")

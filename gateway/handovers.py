@@ -308,6 +308,8 @@ class _Move:
                 return
             if self._it.forced:
                 self._opened().wind_up(self._region)
+                epoch = self._process.directory.view.epoch(self._region, self._it.domain)
+                copies.Copies(self._opened()).follow_from(self._region, epoch)
         elif not self._knows(self._it.receiver):
             return
         if not self._it.forced:

@@ -13,8 +13,8 @@ from mesh.regions import level
 from village.mesh.v1 import directory_pb2, enrolment_pb2
 
 ASK_S, AGAIN_S = 30.0, 3.0
-"""How often a node asks for news of the directory by itself, and how soon again when the line is away:
-until it hears of them it writes for what it was the owner of."""
+"""How often a node asks for news of the directory by itself, and how soon again when the line is away: until
+it hears of them it writes for what it was the owner of."""
 log = logging.getLogger(__name__)
 
 

@@ -121,6 +121,14 @@ class Copies:
                   "trouble": why[:500]}  # fmt: skip
         self._store.database.transact(lambda cursor: self._write(cursor, at, values, _Batch()))
 
+    def follow_from(self, region: str, epoch: int) -> None:
+        """Never again asks for a log of before that epoch: what a former owner has added to it since the pair
+        was taken over is not applied."""
+        t = self._table
+        mine = (t.c.region == region, t.c.domain == self._store.domain, t.c.epoch < epoch)
+        begin = {"epoch": epoch, "incarnation": 1, "number": 0, "high_water": 0}
+        self._store.database.change(t.update().where(*mine).values(begin))
+
     def _write(self, cursor: Any, at: Cursor, values: dict[str, Any], batch: _Batch) -> None:
         store = self._store
         if store.database.run(cursor, store.database.prepare("mine", self._mine), values).fetchall():

@@ -127,3 +127,23 @@ def _alter(path: pathlib.Path) -> None:
         for member, raw in members:
             changed = raw.replace(b"360423", b"360424") if member.name == "region" else raw
             tar.addfile(member, io.BytesIO(changed))
+
+
+def test_numbers_nothing_anew_that_another_node_numbers(tmp_path: pathlib.Path) -> None:
+    """A province's copy of a county's log may not be published to its end when the backup is taken."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
+        database.executescript(
+            "CREATE TABLE mesh_ownership (region, epoch, incarnation);"
+            "CREATE TABLE mesh_relay (region, epoch, incarnation, published);"
+            "CREATE TABLE mesh_outbox (region, epoch, incarnation, number);"
+            "INSERT INTO mesh_ownership VALUES ('360000', 1, 1), ('360423', 2, 1);"
+            "INSERT INTO mesh_relay VALUES ('360000', 1, 1, 4), ('360424', 1, 1, 4), ('360423', 1, 1, 4);"
+            "INSERT INTO mesh_outbox VALUES ('360000', 1, 1, 4), ('360000', 1, 1, 5), ('360000', 1, 1, NULL),"
+            "('360424', 1, 1, 5), ('360423', 1, 1, 5), ('360423', 2, 1, 1);"
+        )
+    backup._next_incarnation(tmp_path / "x.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database:
+        assert database.execute("SELECT * FROM mesh_outbox ORDER BY rowid").fetchall() == [
+            ("360000", 1, 1, 4), ("360000", 1, 2, None), ("360000", 1, 2, None),
+            ("360424", 1, 1, 5), ("360423", 1, 1, 5), ("360423", 2, 2, None),
+        ]  # fmt: skip

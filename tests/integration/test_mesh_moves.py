@@ -188,6 +188,7 @@ def sealed(at: Node, name: str) -> list[str]:
 
 def agree(mesh: Mesh) -> None:
     """The province's log of the region has no gap, and each event once, in its broker too."""
+    until(lambda: all(number for _, _, number, _ in mesh.province.logged()))
     logged = mesh.province.logged()
     counts = Counter((epoch, incarnation) for epoch, incarnation, _, _ in logged)
     for place, count in counts.items():
