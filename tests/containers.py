@@ -204,6 +204,9 @@ class Container(Node):
         assert self.attributes["State"]["Running"], self.said
         return ", ready" in self.said
 
+    def is_well(self) -> bool:
+        return bool(self.box.exec(["villagemesh", "status", "--data", "/data"]).exit_code == 0)
+
     def run(self, *words: str) -> str:
         """What a program in the container prints; it must end well."""
         code, output = self.box.exec(list(words))

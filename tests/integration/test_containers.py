@@ -1,5 +1,5 @@
-"""The mesh as it is deployed: a province and two counties in containers of one image, each county on a network
-of its own people and on a line to the province, which is cut by taking the county off that network."""
+"""A province and two counties in containers of one image. Each county is on a network of its people and on a
+line to the province, which is cut by taking the county off it: nothing answers, and nothing is reset."""
 
 from collections.abc import Iterator
 
@@ -124,4 +124,13 @@ class TestContainers:
         until(lambda: listed(mesh, copy=True) == listed(mesh, copy=False), 20)
         told = ("--region", WUNING, "--domain", "habitat", "--check")
         assert mesh.province.villagemesh("reconcile", *told) == "the same"
-        assert f"{known}" in listed(mesh, copy=True)
+
+    def test_a_county_that_was_stopped_starts_again_with_what_it_had(self, mesh: Containers) -> None:
+        name, box = filed(mesh), mesh.wuning.box.get_wrapped_container()
+        box.stop(timeout=60)
+        assert mesh.wuning.attributes["State"]["ExitCode"] == 0, mesh.wuning.said
+        box.start()
+        until(mesh.wuning.is_well, 60)
+        assert name in listed(mesh, copy=False)
+        later = filed(mesh)
+        until(lambda: {name, later} <= listed(mesh, copy=True).keys(), 30)
