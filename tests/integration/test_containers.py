@@ -111,11 +111,11 @@ class TestContainers:
 
         for at in (mesh.province, mesh.xiushui):
             for asked in (f"/habitat/v1/{known}", REPORTS):
-                found: Answer = at.call("GET", asked, token=mesh.official, headers={"grpc-timeout": "5S"})
+                found: Answer = at.call("GET", asked, token=mesh.official, headers={"grpc-timeout": "3S"})
                 assert (found.status, found.served_by) == (200, PROVINCE), found.body
                 assert found.as_of is not None
                 assert found.as_of <= cut
-            refused = at.call("POST", path, {}, token=mesh.official, headers={"grpc-timeout": "3S"})
+            refused = at.call("POST", path, {}, token=mesh.official, headers={"grpc-timeout": "2S"})
             assert refused.status in {503, 504}, refused.body
         assert not set(names) & listed(mesh, copy=True).keys()
 
