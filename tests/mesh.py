@@ -84,6 +84,8 @@ class Answer:
 class Node:
     """A node and what tests ask of it."""
 
+    host = "127.0.0.1"
+
     def __init__(self, data: pathlib.Path, region: str, services: Sequence[str], port: int) -> None:
         self.data, self.region, self.port = data, region, port
         self.plan = prepare.Plan(region=region, services=tuple(services), port=port)
@@ -117,7 +119,7 @@ class Node:
         timeout: float = 30,
     ) -> Answer:
         """A call as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         sent = {"content-type": "application/json", **(headers or {})}
         if token:
             sent["authorization"] = f"Bearer {token}"
