@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 
 from mesh import bus, copies, errors, events, metrics, reconciling, regions, replication, resources
@@ -296,14 +297,14 @@ class Puller:
             target.marked = True  # what was said while the line was away is lost: ask as soon as it is back
             raise
         took = time.monotonic() - begun
-        answer = pb.PullLogResponse.FromString(raw)
-        if took < QUICK_S and len(answer.rows) > size // 16:
-            self._sizes[node] = min(size * 2, MOST_BYTES)
-        elif took > SLOW_S:
-            self._sizes[node] = max(size // 2, LEAST_BYTES)
         try:
+            answer = pb.PullLogResponse.FromString(raw)
+            if took < QUICK_S and len(answer.rows) > size // 16:
+                self._sizes[node] = min(size * 2, MOST_BYTES)
+            elif took > SLOW_S:
+                self._sizes[node] = max(size // 2, LEAST_BYTES)
             count = await keep.take(target.region, node, answer)
-        except copies.BadBatch as fault:
+        except (copies.BadBatch, DecodeError, ValueError, OverflowError) as fault:  # the other logs go on
             about = {"node": node, "region": target.region, "domain": target.domain, "why": str(fault)}
             log.warning("a batch is refused", extra={"about": about})
             await asyncio.to_thread(keep.note, target.region, node, str(fault))

@@ -90,3 +90,31 @@ def test_an_urgent_event_waits_for_one_batch_at_most_and_batches_never_share_the
     assert between <= 1  # at most what was being asked for at that moment
     assert line.most == 1
     assert {"habitat", "culture"} <= set(line.asked[:6])  # what is not urgent takes turns
+
+
+async def _while_one_node_answers_nonsense() -> dict[str, Log]:
+    logs = {"culture": Log(BATCH), "habitat": Log(BATCH)}
+    line = Line(logs)
+    honest, told = line.ask, list[str]()
+    logs["culture"].note = lambda _region, _node, why: told.append(why)  # type: ignore[attr-defined]
+
+    async def ask(node: str, path: str, raw: bytes, headers: Any, timeout: float) -> Any:
+        answer = await honest(node, path, raw, headers, timeout)
+        return (b"\xff\xff", {}) if "culture" in path else answer
+
+    line.ask = ask  # type: ignore[method-assign]
+    sources: Any = [types.SimpleNamespace(domain=domain, urgent=False, store=None) for domain in logs]
+    puller = pulling.Puller(line, sources, None, "")  # type: ignore[arg-type]
+    puller._keeps.update(logs)
+    running = asyncio.ensure_future(puller.run())
+    try:
+        while logs["habitat"].number < BATCH or not told:
+            await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+    return logs
+
+
+def test_an_answer_that_is_none_holds_up_no_other_log() -> None:
+    logs = asyncio.run(asyncio.wait_for(_while_one_node_answers_nonsense(), 20))
+    assert (logs["culture"].number, logs["habitat"].number) == (0, BATCH)
