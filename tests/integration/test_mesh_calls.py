@@ -57,6 +57,14 @@ def filed(mesh: Mesh, region: str = WUNING) -> str:
     return str(found.body["name"])
 
 
+def _of(names: list[str], node: Node) -> set[str]:
+    """The ids of the events that say that these were filed, when all are at the node's broker."""
+    listed = ", ".join(f"'{name}'" for name in names)
+    ids = {key for (key,) in node.rows(f"SELECT event_id FROM mesh_outbox WHERE name IN ({listed})")}
+    region = resources.region_in(names[0])
+    return ids if len(ids) == len(names) and ids <= set(node.published(region)) else set()
+
+
 def copied(mesh: Mesh, name: str) -> None:
     until(lambda: name in mesh.province.reports())
 
@@ -335,6 +343,23 @@ class TestDeferredCalls:
         mesh.line.restore()
         refused = self.settled(mesh, taken.headers["x-village-delivery"], "STATE_REFUSED")
         assert refused.body["refusal"].startswith("ACTION_NOT_ALLOWED")
+
+
+class TestEvents:
+    """What another node records for a county is announced at the county's own broker (数据回流)."""
+
+    def test_of_a_county_that_runs_nothing_reach_its_own_subscribers_once(self, mesh: Mesh) -> None:
+        names = [filed(mesh, XIUSHUI) for _ in range(5)]
+        wanted = until(lambda: _of(names, mesh.province), 20)
+        found = until(lambda: (got := mesh.xiushui.published(XIUSHUI)) and wanted <= set(got) and got, 20)
+        assert len(found) == len(set(found))
+
+    def test_of_a_county_stay_its_own_and_its_province_s(self, mesh: Mesh) -> None:
+        name = filed(mesh)
+        copied(mesh, name)
+        until(lambda: _of([name], mesh.province), 20)
+        assert mesh.xiushui.published(WUNING) == []
+        assert mesh.wuning.published(XIUSHUI) == []
 
 
 class TestDoctor:
