@@ -20,6 +20,8 @@ RESOURCES = (Handover,)
 CALL_S, STRETCH_S = 15.0, 5.0
 """How long a call may take, and for how long pages are copied before it is written down how far they are."""
 S = Handover.State
+UNDONE = (S.STATE_FREEZING, S.STATE_COPYING, S.STATE_REVERTING)
+"""Nobody but the giver may write yet: a takeover may come in between."""
 UNDER_WAY = (S.STATE_REQUESTED, S.STATE_FREEZING, S.STATE_COPYING, S.STATE_GRANTED, S.STATE_REVERTING)
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def hand_over_domain(request: pb.HandOverDomainRequest, call: calls.Call) -> Han
 def take_over_domain(request: pb.TakeOverDomainRequest, call: calls.Call) -> Handover:
     given = request.handover
     given.receiver = call.region
-    handover = _begun(request.parent, given, call)
+    handover = _begun(request.parent, given, call, forced=True)
     if handover.giver == call.region:
         raise errors.Invalid("handover.about_region", "is the province's already")
     if call.services.node.opened(handover.domain) is None:
@@ -83,11 +85,11 @@ def take_over_domain(request: pb.TakeOverDomainRequest, call: calls.Call) -> Han
     return call.create(handover, parent=request.parent, event=pb.HandoverRequested)
 
 
-def _begun(parent: str, handover: Handover, call: calls.Call) -> Handover:
+def _begun(parent: str, handover: Handover, call: calls.Call, *, forced: bool = False) -> Handover:
+    """A takeover does not wait for a handover whose giver or receiver is lost."""
     enrolment.office_of(call, handover.about_region)
-    for other in call.store.every(Handover):
-        same = (other.about_region, other.domain) == (handover.about_region, handover.domain)
-        if same and other.state in UNDER_WAY:
+    for other in _others(call, handover):
+        if not forced or other.state not in UNDONE:
             raise HandoverUnderWay(name=other.name)
     giver = call.services.node.directory.view.owner(handover.about_region, handover.domain)
     if not giver:
@@ -95,6 +97,18 @@ def _begun(parent: str, handover: Handover, call: calls.Call) -> Handover:
     handover.giver, handover.requester = giver, call.reference
     handover.request_time.CopyFrom(resources.stamp(call.now))
     return handover
+
+
+def _others(call: calls.Call, handover: Handover) -> list[Handover]:
+    """What else is under way for the pair."""
+    pair = handover.about_region, handover.domain
+    return [
+        other
+        for other in call.store.every(Handover)
+        if (other.about_region, other.domain) == pair
+        and other.state in UNDER_WAY
+        and other.name != handover.name
+    ]
 
 
 def approve_takeover(request: pb.ApproveTakeoverRequest, call: calls.Call) -> Handover:
@@ -110,6 +124,10 @@ def approve_takeover(request: pb.ApproveTakeoverRequest, call: calls.Call) -> Ha
     handover.approver, handover.state = call.reference, S.STATE_GRANTED
     handover.freeze_time.CopyFrom(resources.stamp(call.now))
     _grant(call, handover, at.epoch)
+    for other in _others(call, handover):
+        ended = call.load(Handover, other.name)
+        ended.state, ended.trouble = S.STATE_REVERTED, f"{handover.name} took the domain over"
+        call.save(ended, pb.HandoverMoved)
     return call.save(handover, pb.HandoverMoved)
 
 

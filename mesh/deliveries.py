@@ -156,7 +156,7 @@ class Deliverer:
             code = refusal.status.code
             if (
                 code == errors.ALREADY_EXISTS
-            ):  # an earlier attempt had arrived: the name is this delivery's own
+            ):  # an earlier attempt had arrived: the name is the delivery's own
                 return ""
             return None if code in _AGAIN else _reason(refusal.status)
         except errors.Refusal:

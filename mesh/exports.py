@@ -173,15 +173,24 @@ def _trail(store: Store, region: str, after: str) -> list[Line]:
 # writing
 
 
-def clear(store: Store, region: str) -> None:
-    """Removes what a node has of a region that it does not own, before it is written anew, or when it was not
-    to be; not the trail, which is never shortened."""
-    db, own, begin, end = store.database, store.plumbing, f"regions/{region}/", f"regions/{region}0"
-    for t in (own.attached, own.step):
-        db.change(t.delete().where(t.c.name >= begin, t.c.name < end))
-    for codec in store.codecs.values():
-        db.change(codec.table.delete().where(codec.table.c.region == region))
-    db.change(own.request.delete().where(own.request.c.region == region))
+def put(store: Store, region: str, cursor: str, page_: tuple[str, list[dict[str, Any]], str]) -> None:
+    """Writes the page that was asked for with `cursor`, in the place of what this node has there. What lies
+    behind it stays until its own page comes, so that a copy is never less than it was. The trail is never
+    shortened."""
+    kind, rows, following = page_
+    at, _, after = cursor.partition("|")
+    after = after if at == kind else ""
+    db, own = store.database, store.plumbing
+    if kind == REQUESTS and not after:
+        db.change(own.request.delete().where(own.request.c.region == region))
+    if kind in store.codecs:
+        begins = f"regions/{region}/{store.codecs[kind].resource.plural}"
+        last = following.partition("|")[2] if rows else ""
+        for t in (own.attached, own.step, store.codecs[kind].table):
+            behind = t.c.name > max(after, f"{begins}/")
+            db.change(t.delete().where(behind, t.c.name <= (last or f"{begins}0")))
+    if rows:
+        write(store, region, kind, rows)
 
 
 def write(store: Store, region: str, kind: str, rows: list[dict[str, Any]]) -> None:
@@ -356,19 +365,16 @@ def import_region(request: pb.ImportRegionRequest, call: calls.Call) -> pb.Impor
 
 
 def import_page(store: Store, lines: Any, giver: str, region: str, cursor: str) -> pb.ImportRegionResponse:
-    """Copies one page from the giver; at the beginning what this node has of the region goes."""
+    """Copies one page from the giver, in the place of what this node has there."""
     if store.grants.owned(region):
         raise NotFrozen(region=region)
-    if not cursor:
-        clear(store, region)
     request = pb.ExportRegionRequest(parent=f"regions/{region}", cursor=cursor)
     path = f"/village.{store.domain}.v1.LogService/ExportRegion"
     raw, _ = lines.call(giver, path, request.SerializeToString(), {}, ANSWER_S)
     answer = pb.ExportRegionResponse.FromString(raw)
     found = pb.ExportedRows.FromString(zlib.decompress(lines.directory.unseal(answer.sealed)))
     rows = [json.loads(row) for row in found.rows]
-    if rows:
-        write(store, region, found.kind, rows)
+    put(store, region, cursor, (found.kind, rows, answer.next_cursor))
     return pb.ImportRegionResponse(next_cursor=answer.next_cursor, rows=len(rows))
 
 

@@ -207,6 +207,11 @@ class Chain:
                 self.callers.stand_in(endpoint, incoming, asking)
             try:
                 return self._perform(endpoint, request, asking)
+            except errors.NotOwnedHere as frozen:
+                if self.routes is None or endpoint.method.of_nodes:
+                    raise
+                # it began to move while this call was under way, and nothing was written
+                raise errors.Unavailable(what=f"the owner of {asking.region}", delay=2.0) from frozen
             except errors.NotFound as missing:  # of a copy that may only not have it yet
                 raise asking.unreached or missing from None
         parts = (self._request(endpoint.method, raw) for raw in incoming.raw)
@@ -269,8 +274,6 @@ class Chain:
             if answers is not None and (answered := answers.answered()) is not None:
                 return answered  # asked each time: a repetition may have overtaken the first
             if not method.read_only and not method.of_nodes:
-                if self.routes is not None and not store.grants.owned(region):  # it is being moved
-                    raise errors.Unavailable(what=f"the owner of {region}", delay=2.0)
                 store.grants.of(region)
             call = calls.Call(
                 store, method=method, acting=acting, etag=getattr(request, "etag", ""), region=region,

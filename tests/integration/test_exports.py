@@ -36,12 +36,10 @@ def rows(county: County, table: sa.Table) -> list[Any]:
 
 def copy(giver: County, receiver: County) -> int:
     """Copies a region as two nodes do, page by page; how many pages."""
-    exports.clear(receiver.store, REGION)
     cursor, pages = "", 0
     while True:
-        kind, lines, cursor = exports.page(giver.store, REGION, cursor)
-        if lines:
-            exports.write(receiver.store, REGION, kind, json.loads(json.dumps(lines)))
+        asked, (kind, lines, cursor) = cursor, exports.page(giver.store, REGION, cursor)
+        exports.put(receiver.store, REGION, asked, (kind, json.loads(json.dumps(lines)), cursor))
         pages += 1
         if not cursor:
             return pages
@@ -98,7 +96,6 @@ class TestExport:
     def test_of_a_file_that_breaks_off_begins_again(self, county: County, other: County) -> None:
         kept = upload(county, CONTENT)
         file(county, photos=[kept])
-        exports.clear(other.store, REGION)
         _, _, cursor = exports.page(county.store, REGION, f"{exports.FILES}|")
         kind, second, _ = exports.page(county.store, REGION, cursor)
         assert second[0]["at"] > 0

@@ -93,6 +93,9 @@ class TestTakeover:
         aside = {key for _, _, _, key in county.logged()} - {key for _, _, _, key in province.logged()}
         assert len(aside) == 4
         county.stop()
+        stuck = mesh.hand_over(PROVINCE).body["name"]  # before anybody knew that the county is lost
+        deferred = province.file(token=resident)
+        delivery, waiting = deferred.headers["x-village-delivery"], deferred.body["name"]
 
         assert self.ask(mesh, "").reason == "INVALID"
         asked = self.ask(mesh, "县机房进水")
@@ -105,12 +108,16 @@ class TestTakeover:
         assert approved.body["forced"], approved.body
         assert self.approve(mesh, name, "officer-3").reason == "HANDOVER_DECIDED"
         mesh.reaches(name)
+        mesh.reaches(stuck, "REVERTED")
         assert writer(mesh) == PROVINCE
+        told = f"/habitat/v1/{delivery}"
+        until(lambda: province.call("GET", told).body["state"] == "STATE_APPLIED")
+        assert waiting in province.reports()
         new = filed(province, resident)
         done = province.call("POST", f"/habitat/v1/{first}:accept", {}, token=official)
         assert (done.status, done.served_by, done.body["etag"]) == (200, PROVINCE, "2")
         rings = province.rows("SELECT name FROM reports WHERE alarm_time IS NOT NULL")
-        assert {n for (n,) in rings} == {*known, new}
+        assert {n for (n,) in rings} == {*known, new, waiting}
 
         county.start(province=mesh.address(county), code="-")
         mesh.line.restore()
