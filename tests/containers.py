@@ -44,7 +44,7 @@ def engine() -> Iterator[docker.DockerClient]:
     testcontainers_config.ryuk_disabled = True  # it would be pulled; what is started here is stopped here
     with contextlib.ExitStack() as stack:
         turn = stack.enter_context(
-            (pathlib.Path(tempfile.gettempdir()) / "village-mesh-engine.lock").open("a")
+            (pathlib.Path(tempfile.gettempdir()) / f"village-mesh-engine-{os.geteuid()}.lock").open("a")
         )
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not _answers():

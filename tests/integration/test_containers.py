@@ -21,9 +21,17 @@ def image() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def mesh(image: str) -> Iterator[Containers]:
+def running(image: str) -> Iterator[Containers]:
     with Containers(image) as started:
         yield started
+
+
+@pytest.fixture
+def mesh(running: Containers) -> Iterator[Containers]:
+    """The mesh, whose line a test may leave cut."""
+    yield running
+    if not running.wuning.address(running.lines[WUNING]):
+        running.restore(running.wuning, running.lines[WUNING])
 
 
 def filed(mesh: Containers) -> str:
@@ -111,11 +119,11 @@ class TestContainers:
 
         for at in (mesh.province, mesh.xiushui):
             for asked in (f"/habitat/v1/{known}", REPORTS):
-                found: Answer = at.call("GET", asked, token=mesh.official, headers={"grpc-timeout": "3S"})
+                found: Answer = at.call("GET", asked, token=mesh.official, headers={"grpc-timeout": "6S"})
                 assert (found.status, found.served_by) == (200, PROVINCE), found.body
                 assert found.as_of is not None
                 assert found.as_of <= cut
-            refused = at.call("POST", path, {}, token=mesh.official, headers={"grpc-timeout": "2S"})
+            refused = at.call("POST", path, {}, token=mesh.official, headers={"grpc-timeout": "3S"})
             assert refused.status in {503, 504}, refused.body
         assert not set(names) & listed(mesh, copy=True).keys()
 
