@@ -42,6 +42,9 @@ nightly: gen  ## sends every method 20,000 requests that nobody would send, and 
 	VILLAGEMESH_FUZZ=20000 $(BIN)/python -m pytest tests/fuzz
 	VILLAGEMESH_SEEDS=50 $(BIN)/python -m pytest tests/faults/test_mesh_faults.py -k TestSchedules
 
+containers: gen  ## builds the image and runs a province and two counties in containers
+	$(BIN)/python -m pytest tests/integration/containers.py
+
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
 
@@ -58,4 +61,4 @@ lock:  ## renews the hashed requirements (needs uv)
 	    --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt
 	done
 
-.PHONY: help up down test nightly bench lint lock gen
+.PHONY: help up down test nightly containers bench lint lock gen

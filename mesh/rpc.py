@@ -208,7 +208,8 @@ class Chain:
             try:
                 return self._perform(endpoint, request, asking)
             except errors.NotOwnedHere as frozen:
-                if self.routes is None or endpoint.method.of_nodes:
+                owned = endpoint.store.grants.owned(asking.region)
+                if self.routes is None or endpoint.method.of_nodes or owned:
                     raise
                 # it began to move while this call was under way, and nothing was written
                 raise errors.Unavailable(what=f"the owner of {asking.region}", delay=2.0) from frozen

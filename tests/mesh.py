@@ -316,7 +316,7 @@ class Mesh:
             return {}
         return dict(found.body) if found.status == 200 else {}
 
-    def reaches(self, name: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+    def reaches(self, name: str, *states: str, seconds: float = 60) -> dict[str, Any]:
         """The handover, when it has come to one of these states."""
         wanted = [f"STATE_{state}" for state in states or ("DONE",)]
         found: dict[str, Any] = {}

@@ -46,7 +46,8 @@ def configuration(
         "host": "127.0.0.1",
         "port": port,
         "max_payload": 1048576,
-        "ping_interval": "20s",
+        # a line that hangs is given up after two that were not answered
+        "ping_interval": "5s",
         "jetstream": {
             "store_dir": store,
             "domain": server_name,
