@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from gateway import enrolment
-from mesh import calls, copies, errors, exports, reconciling, resources, runtime
+from mesh import calls, copies, errors, exports, moving, reconciling, resources, runtime
 from mesh.store import Store
 from village.mesh.v1 import directory_pb2, enrolment_pb2, link_pb2
 from village.mesh.v1 import handover_pb2 as pb
@@ -262,7 +262,7 @@ class _Move:
 
     def _frozen(self, *, thaw: bool = False) -> pb.FreezeRegionResponse:
         if self._it.giver == self._me:
-            return exports.freeze(self._opened(), self._region, thaw=thaw)
+            return moving.freeze(self._opened(), self._region, thaw=thaw)
         request = pb.FreezeRegionRequest(parent=self._parent, thaw=thaw)
         return pb.FreezeRegionResponse.FromString(self._ask(self._it.giver, "FreezeRegion", request))
 
@@ -299,7 +299,7 @@ class _Move:
         try:
             if self._it.receiver == self._me:
                 lines = self._process.lines
-                return exports.import_page(
+                return moving.import_page(
                     self._opened(), lines, self._it.giver, self._region, self._it.cursor
                 )
             request = pb.ImportRegionRequest(parent=self._parent, cursor=self._it.cursor)
@@ -313,10 +313,18 @@ class _Move:
             return pb.ImportRegionResponse(next_cursor="")
 
     def _sum(self, node: str) -> pb.SumRegionResponse:
+        """All that a node has, summed up a stretch at a time."""
+        found = self._stretch(node, pb.SumRegionResponse())
+        rows = found.rows
+        while found.next_cursor:
+            found = self._stretch(node, found)
+            rows += found.rows
+        return pb.SumRegionResponse(rows=rows, digest=found.digest)
+
+    def _stretch(self, node: str, before: pb.SumRegionResponse) -> pb.SumRegionResponse:
         if node == self._me:
-            rows, digest = exports.total(self._opened(), self._region)
-            return pb.SumRegionResponse(rows=rows, digest=digest)
-        request = pb.SumRegionRequest(parent=self._parent)
+            return moving.sums(self._opened(), self._region, before.next_cursor, before.digest)
+        request = pb.SumRegionRequest(parent=self._parent, cursor=before.next_cursor, digest=before.digest)
         return pb.SumRegionResponse.FromString(self._ask(node, "SumRegion", request))
 
     def _settle(self) -> None:

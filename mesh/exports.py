@@ -6,29 +6,21 @@ import base64
 import functools
 import hashlib
 import json
+import math
 import tempfile
-import zlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import attachments, audit, calls, errors, outbox, privacy, replication, resources, statements
+from mesh import attachments, audit, errors, privacy, replication, resources, statements
 from mesh.store import Store
-from village.mesh.v1 import handover_pb2 as pb
 
 PAGE, PART = 200, 256 * 1024
 INDEX, FILES, REQUESTS, TRAIL = "index", "files", "requests", "trail"
-ANSWER_S = 15.0
 Line = tuple[str, dict[str, Any]]
 """A row's key, and the row."""
-
-
-class NotFrozen(errors.Refused):
-    """A region is exported only while nobody writes for it."""
-
-    en = "region {region} is not frozen here"
-    zh = "该地区尚未冻结，不能移出"
 
 
 def kinds(store: Store) -> list[str]:
@@ -50,19 +42,31 @@ def page(store: Store, region: str, cursor: str) -> tuple[str, list[dict[str, An
     return kind, [row for _, row in lines], f"{following[0]}|" if following else ""
 
 
+def stretch(store: Store, region: str, cursor: str, digest: str, seconds: float) -> tuple[int, str, str]:
+    """(rows, digest, cursor) of an export from a cursor on, as far as one comes in that time; the digest goes
+    on from the one before, page by page, files by their own digests. Without the trail: that of an earlier
+    time may be longer here, and proves itself."""
+    order, count, until = kinds(store)[:-1], 0, time.monotonic() + seconds
+    kind, _, after = cursor.partition("|")
+    kind = kind or order[0]
+    while True:
+        lines = _lines(store, region, kind, after, contents=False)
+        if lines:
+            told = json.dumps([kind, digest, *(row for _, row in lines)], sort_keys=True, ensure_ascii=False)
+            digest, count = hashlib.sha256(told.encode()).hexdigest(), count + len(lines)
+        if lines and kind != INDEX:
+            after = lines[-1][0]
+        elif kind == order[-1]:
+            return count, digest, ""
+        else:
+            kind, after = order[order.index(kind) + 1], ""
+        if time.monotonic() >= until:
+            return count, digest, f"{kind}|{after}"
+
+
 def total(store: Store, region: str) -> tuple[int, str]:
-    """(rows, digest) of the export, the contents of files by their own digests. Without the trail: that of an
-    earlier time may be longer here, and proves itself."""
-    whole, count = hashlib.sha256(), 0
-    for kind in kinds(store)[:-1]:
-        after = ""
-        while lines := _lines(store, region, kind, after, contents=False):
-            for _, row in lines:
-                whole.update(json.dumps([kind, row], sort_keys=True, ensure_ascii=False).encode())
-            count, after = count + len(lines), lines[-1][0]
-            if kind == INDEX:
-                break
-    return count, whole.hexdigest()
+    """(rows, digest) of a whole export."""
+    return stretch(store, region, "", "", math.inf)[:2]
 
 
 def _lines(store: Store, region: str, kind: str, after: str, *, contents: bool = True) -> list[Line]:
@@ -303,98 +307,3 @@ def _risen(codec: resources.Codec, row: dict[str, Any]) -> dict[str, Any]:
     message.etag = str(row["version"])
     published = privacy.risen(message, codec.resource.shape, codec.resource.rises)
     return {"owner": "", "alarm_time": None, **codec.encode(published), "name": message.name}
-
-
-# between nodes
-
-
-def _province_only(call: calls.Call, parent: str) -> str:
-    if call.caller.region != call.services.chain.directory.view.province:
-        raise errors.Forbidden(method=call.method.name, why="only the province asks for that")
-    return resources.region_in(parent)
-
-
-def freeze_region(request: pb.FreezeRegionRequest, call: calls.Call) -> pb.FreezeRegionResponse:
-    region, directory = _province_only(call, request.parent), call.services.chain.directory
-    if request.thaw and directory.view.owner(region, call.store.domain) != directory.region:
-        raise errors.NotOwnedHere(region=region)  # it was said before somebody else became the owner
-    return freeze(call.store, region, thaw=request.thaw)
-
-
-def freeze(store: Store, region: str, *, thaw: bool = False) -> pb.FreezeRegionResponse:
-    """Ends this node's right to write for a region, or lets it go on; where its log ends."""
-    store.grants.freeze(region, frozen=not thaw)
-    row = store.grants.row(region)
-    if row is None:
-        raise errors.NotOwnedHere(region=region)
-    last = outbox.last_number(store, region, row.epoch, row.incarnation)
-    return pb.FreezeRegionResponse(epoch=row.epoch, incarnation=row.incarnation, last_number=last)
-
-
-def export_region(request: pb.ExportRegionRequest, call: calls.Call) -> pb.ExportRegionResponse:
-    """Only to the province, or to whom the province says the region goes."""
-    region, directory, to = (
-        resources.region_in(request.parent),
-        call.services.chain.directory,
-        call.caller.region,
-    )
-    receives = to == directory.view.province or _receives(call, region, to)
-    if not receives:
-        raise errors.Forbidden(method=call.method.name, why=f"node {to} is not to receive {region}")
-    if call.store.grants.owned(region):
-        raise NotFrozen(region=region)
-    kind, rows, cursor = page(call.store, region, request.cursor)
-    texts = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
-    raw = zlib.compress(pb.ExportedRows(kind=kind, rows=texts).SerializeToString(), 1)
-    return pb.ExportRegionResponse(sealed=directory.seal(to, raw), next_cursor=cursor)
-
-
-def _receives(call: calls.Call, region: str, to: str) -> bool:
-    node = call.services.node
-    return node is not None and node.receiver(region, call.store.domain) == to
-
-
-def import_region(request: pb.ImportRegionRequest, call: calls.Call) -> pb.ImportRegionResponse:
-    region = _province_only(call, request.parent)
-    if call.store.grants.owned(region):
-        raise NotFrozen(region=region)
-    node, province = call.services.node, call.services.chain.directory.view.province
-    if node is None or node.lines is None:
-        raise errors.NotFound(name=f"line to {province}")
-    return import_page(call.store, node.lines, province, region, request.cursor)
-
-
-def import_page(store: Store, lines: Any, giver: str, region: str, cursor: str) -> pb.ImportRegionResponse:
-    """Copies one page from the giver, in the place of what this node has there."""
-    if store.grants.owned(region):
-        raise NotFrozen(region=region)
-    request = pb.ExportRegionRequest(parent=f"regions/{region}", cursor=cursor)
-    path = f"/village.{store.domain}.v1.LogService/ExportRegion"
-    raw, _ = lines.call(giver, path, request.SerializeToString(), {}, ANSWER_S)
-    answer = pb.ExportRegionResponse.FromString(raw)
-    found = pb.ExportedRows.FromString(zlib.decompress(lines.directory.unseal(answer.sealed)))
-    rows = [json.loads(row) for row in found.rows]
-    put(store, region, cursor, (found.kind, rows, answer.next_cursor))
-    return pb.ImportRegionResponse(next_cursor=answer.next_cursor, rows=len(rows))
-
-
-def sum_region(request: pb.SumRegionRequest, call: calls.Call) -> pb.SumRegionResponse:
-    count, digest = total(call.store, _province_only(call, request.parent))
-    return pb.SumRegionResponse(rows=count, digest=digest)
-
-
-def reduce_region(request: pb.ReduceRegionRequest, call: calls.Call) -> pb.ReduceRegionResponse:
-    region = _province_only(call, request.parent)
-    if call.store.grants.owned(region):
-        raise NotFrozen(region=region)
-    reduce(call.store, region)
-    return pb.ReduceRegionResponse()
-
-
-HANDLERS: dict[str, Any] = {
-    "FreezeRegion": freeze_region,
-    "ExportRegion": export_region,
-    "ImportRegion": import_region,
-    "SumRegion": sum_region,
-    "ReduceRegion": reduce_region,
-}

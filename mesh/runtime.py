@@ -20,12 +20,12 @@ from mesh import (
     delegations,
     deliveries,
     errors,
-    exports,
     flows,
     identity,
     keys,
     metrics,
     migrations,
+    moving,
     outbox,
     reactions,
     replication,
@@ -41,7 +41,7 @@ from mesh import (
 LEAST_BYTES = 32 * 1024 * 1024
 FOUNDATION: Mapping[str, rpc.Handler] = {
     **attachments.HANDLERS, **delegations.HANDLERS, **unsealing.HANDLERS, **audit.HANDLERS,
-    **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS, **exports.HANDLERS,
+    **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS, **moving.HANDLERS,
 }  # fmt: skip
 """What every domain serves alike; its `foundation.proto` declares it."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from mesh import attachments, errors, exports
+from mesh import attachments, errors, exports, moving
 from tests.county import REGION, County
 from tests.integration.test_report_files import download, upload
 from tests.loop import PARENT, file, reach, steps, take
@@ -93,6 +93,16 @@ class TestExport:
         other.store.database.change(t.update().where(t.c.name == name).values({change: value}))
         assert exports.total(other.store, REGION) != exports.total(county.store, REGION)
 
+    def test_sums_of_stretches_are_the_sum_of_the_whole(self, county: County) -> None:
+        for _ in range(3):
+            file(county)
+        rows, digest, cursor, stretches = 0, "", "", 0
+        while not stretches or cursor:
+            more, digest, cursor = exports.stretch(county.store, REGION, cursor, digest, 1e-9)
+            rows, stretches = rows + more, stretches + 1
+        assert (rows, digest) == exports.total(county.store, REGION)
+        assert stretches > 5
+
     def test_of_a_file_that_breaks_off_begins_again(self, county: County, other: County) -> None:
         kept = upload(county, CONTENT)
         file(county, photos=[kept])
@@ -122,7 +132,7 @@ class TestExport:
         assert not rows(county, county.store.plumbing.request)
 
     def test_of_a_region_that_is_written_is_refused(self, county: County) -> None:
-        with pytest.raises(exports.NotFrozen):
-            exports.import_page(county.store, None, "360000", REGION, "")
+        with pytest.raises(moving.NotFrozen):
+            moving.import_page(county.store, None, "360000", REGION, "")
         with pytest.raises(errors.Invalid):
             exports.page(county.store, REGION, "nothing|")
