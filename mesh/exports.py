@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,11 +31,8 @@ def kinds(store: Store) -> list[str]:
 
 def page(store: Store, region: str, cursor: str) -> tuple[str, list[dict[str, Any]], str]:
     """(kind, rows, cursor of the next page; empty when this was the last)."""
-    kind, _, after = cursor.partition("|")
     order = kinds(store)
-    kind = kind or order[0]
-    if kind not in order:
-        raise errors.Invalid("cursor", "is not one that an export gave")
+    kind, after = _place(order, cursor)
     lines = _lines(store, region, kind, after)
     if lines and kind != INDEX:
         return kind, [row for _, row in lines], f"{kind}|{lines[-1][0]}"
@@ -42,13 +40,22 @@ def page(store: Store, region: str, cursor: str) -> tuple[str, list[dict[str, An
     return kind, [row for _, row in lines], f"{following[0]}|" if following else ""
 
 
+def _place(order: list[str], cursor: str) -> tuple[str, str]:
+    """(kind, key of the row before): where a cursor points."""
+    kind, _, after = cursor.partition("|")
+    kind = kind or order[0]
+    key = r"[0-9a-f]*(:\d{1,15})?" if kind == FILES else r"[^\0]*"
+    if kind not in order or not re.fullmatch(key, after):
+        raise errors.Invalid("cursor", "is not one that an export gave")
+    return kind, after
+
+
 def stretch(store: Store, region: str, cursor: str, digest: str, seconds: float) -> tuple[int, str, str]:
     """(rows, digest, cursor) of an export from a cursor on, as far as one comes in that time; the digest goes
     on from the one before, page by page, files by their own digests. Without the trail: that of an earlier
     time may be longer here, and proves itself."""
     order, count, until = kinds(store)[:-1], 0, time.monotonic() + seconds
-    kind, _, after = cursor.partition("|")
-    kind = kind or order[0]
+    kind, after = _place(order, cursor)
     while True:
         lines = _lines(store, region, kind, after, contents=False)
         if lines:

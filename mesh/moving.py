@@ -35,10 +35,11 @@ def freeze_region(request: pb.FreezeRegionRequest, call: calls.Call) -> pb.Freez
 
 def freeze(store: Store, region: str, *, thaw: bool = False) -> pb.FreezeRegionResponse:
     """Ends this node's right to write for a region, or lets it go on; where its log ends."""
+    if store.grants.row(region) is None:
+        raise errors.NotOwnedHere(region=region)
+    outbox.begin(store, region)
     store.grants.freeze(region, frozen=not thaw)
     row = store.grants.row(region)
-    if row is None:
-        raise errors.NotOwnedHere(region=region)
     last = outbox.last_number(store, region, row.epoch, row.incarnation)
     return pb.FreezeRegionResponse(epoch=row.epoch, incarnation=row.incarnation, last_number=last)
 

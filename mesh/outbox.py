@@ -85,11 +85,15 @@ class Log:
     def _run(self, cursor: Any, name: str, **more: int) -> Any:
         return self._store.database.run(cursor, self._prepared(name), {**self._key, **more})
 
+    def open(self, cursor: Any) -> None:
+        """Begins the log, if nobody has."""
+        self._run(cursor, "open")
+
     def take_over(self) -> None:
         """Makes every other relay on this log stop at its next step."""
 
         def work(cursor: Any) -> Any:
-            self._run(cursor, "open")
+            self.open(cursor)
             return self._run(cursor, "fence").fetchone()
 
         self._fence, self.published = self._store.database.transact(work)
@@ -253,6 +257,14 @@ class Relay:
     def _next(self, each: Log, after: int) -> Sequence[Any]:
         each.number()
         return each.rows(after)
+
+
+def begin(store: Store, region: str) -> None:
+    """Begins the log of a region that was granted a moment ago, if the relay has not: of a log that nobody
+    began a copy never hears that it is empty."""
+    row = store.grants.row(region)
+    log_ = Log(store, Grant(region, store.domain, row.epoch, row.incarnation))
+    store.database.transact(log_.open)
 
 
 def last_number(store: Store, region: str, epoch: int, incarnation: int) -> int:

@@ -43,7 +43,10 @@ def begun(mesh: Mesh, to: str) -> str:
     name = str(asked.body["name"])
     mesh.reaches(name, "COPYING")
     before = mesh.line.bytes_up + mesh.line.bytes_down
-    until(lambda: mesh.line.bytes_up + mesh.line.bytes_down > before + 400_000)
+    try:
+        until(lambda: mesh.line.bytes_up + mesh.line.bytes_down > before + 400_000)
+    except AssertionError as fault:
+        raise AssertionError(f"{fault}: {mesh.handover(name)}") from None
     assert mesh.handover(name)["state"] == "STATE_COPYING"
     return name
 

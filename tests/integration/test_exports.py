@@ -136,3 +136,17 @@ class TestExport:
             moving.import_page(county.store, None, "360000", REGION, "")
         with pytest.raises(errors.Invalid):
             exports.page(county.store, REGION, "nothing|")
+
+    def test_begins_with_a_log_although_nobody_has_written(self, county: County) -> None:
+        """The relay has not looked since the grant: without a log the receiver would wait for its end."""
+        frozen = moving.freeze(county.store, REGION)
+        logs = [
+            (r.region, r.epoch, r.incarnation, r.numbered) for r in rows(county, county.store.plumbing.relay)
+        ]
+        assert logs == [(REGION, frozen.epoch, frozen.incarnation, 0)]
+
+    @pytest.mark.parametrize("cursor", ["x", "../../etc/passwd", "files|x:y", "files|a:", "reports|\0"])
+    def test_refuses_a_cursor_it_never_gave(self, county: County, cursor: str) -> None:
+        for ask in (exports.page, lambda *it: exports.stretch(*it, "", 1.0)):
+            with pytest.raises(errors.Invalid, match="cursor"):
+                ask(county.store, REGION, cursor)

@@ -50,6 +50,7 @@ def test_a_county_from_yesterday_goes_on_and_its_copy_follows(mesh: Mesh, tmp_pa
     until(mesh.caught_up, 30)
     assert not gone & mesh.province.reports().keys()
     assert mesh.province.reports()[min(kept)][0] == 1
+    until(lambda: len(mesh.province.logged()) >= len(before) + 5)
     logged = mesh.province.logged()
     assert logged[: len(before)] == before
     assert [(i, n) for _, i, n, _ in logged[len(before) :]] == [(2, n) for n in range(1, 6)]
