@@ -17,6 +17,7 @@ from mesh import (
     privacy,
     regions,
     resources,
+    shapes,
 )
 from mesh.changes import Acting, Changes, Held
 from mesh.store import Store
@@ -102,14 +103,17 @@ class Call:
     def update(self, given: M, mask: Any, event: type[Message]) -> M:
         """Changes the fields that `mask` names of the resource that `given` names (AIP-134)."""
         kept = self.load(type(given), given.name)  # type: ignore[attr-defined]
-        resources.merge(kept, given, mask, self.store.codec(type(given)).resource)
+        resource = self.store.codec(type(given)).resource
+        resources.merge(kept, given, mask, resource)
+        shapes.check(kept, within=contract.snake(resource.singular))
         return self.save(kept, event)
 
-    def file(self, message: M, *, parent: str, policy: Message, reason: str = "", wanted: str = "") -> M:
-        """Creates a resource with a flow by the flow's first action."""
+    def file(self, message: M, *, parent: str, policy: Any = None, reason: str = "", wanted: str = "") -> M:
+        """Creates a resource with a flow by the flow's first action; with the policy where it has limits."""
         held = self._new(message, parent, wanted)
         flow = self.store.flow(type(message))
-        message.policy = policy.name  # type: ignore[attr-defined]
+        if policy is not None:
+            message.policy = policy.name  # type: ignore[attr-defined]
         taken = flows.take(flow, next(iter(flow.actions)), message, self.around(policy), None)
         self.changes.take(held, taken, reason, {})
         return message
@@ -140,8 +144,9 @@ class Call:
         self.changes.rely_on(self._held(message))
 
     def policy(self, message: Any) -> Any:
-        """The policy that a resource with a flow is under."""
-        return self.store.policy(self.store.flow(type(message)).policy, message.policy)
+        """The policy that a resource with a flow is under; None where it has no limits."""
+        under = self.store.flow(type(message)).policy
+        return None if under is None else self.store.policy(under, message.policy)
 
     def around(self, policy: Any, name: str = "") -> flows.Circumstances:
         """What guards may ask for; `name`: whose history."""

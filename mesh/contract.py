@@ -206,8 +206,17 @@ def _messages(found: Any) -> Iterator[Descriptor]:
         yield from _messages(message.nested_types)
 
 
+def access(method: MethodDescriptor) -> Any:
+    """Who may call a method: as it says itself, or as its service says of all that read or write."""
+    own, whole = method.GetOptions(), method.containing_service.GetOptions()
+    if own.HasExtension(options_pb2.access):
+        return own.Extensions[options_pb2.access]
+    reads = own.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    return whole.Extensions[options_pb2.reads if reads else options_pb2.writes]
+
+
 def _method(method: MethodDescriptor) -> Method:
-    options = method.GetOptions()
+    options, allowed = method.GetOptions(), access(method)
     path = f"/{method.containing_service.full_name}/{method.name}"
     rules = tuple(
         Rule(
@@ -216,17 +225,14 @@ def _method(method: MethodDescriptor) -> Method:
             handling_unit=rule.handling_unit,
             differs_from=tuple(rule.differs_from),
         )
-        for rule in options.Extensions[options_pb2.access].allow
+        for rule in allowed.allow
     )
     without = (options_pb2.SCOPE_PUBLIC, options_pb2.SCOPE_NODE)
     if not rules or any(not r.scope or (not r.roles and r.scope not in without) for r in rules):
         raise BadContract(f"villagemesh: {path} does not say who may call it")
-    if options.Extensions[options_pb2.access].reveals and "purpose" not in method.input_type.fields_by_name:
+    if allowed.reveals and "purpose" not in method.input_type.fields_by_name:
         raise BadContract(f"villagemesh: {path} reveals and does not ask for the purpose")
-    if (
-        options.Extensions[options_pb2.access].deferrable
-        and "request_id" not in method.input_type.fields_by_name
-    ):
+    if allowed.deferrable and "request_id" not in method.input_type.fields_by_name:
         raise BadContract(f"villagemesh: {path} is deferrable and has no request_id")
     return Method(
         path=path,
@@ -234,8 +240,8 @@ def _method(method: MethodDescriptor) -> Method:
         request=message_factory.GetMessageClass(method.input_type),
         response=message_factory.GetMessageClass(method.output_type),
         rules=rules,
-        reveals=options.Extensions[options_pb2.access].reveals,
-        deferrable=options.Extensions[options_pb2.access].deferrable,
+        reveals=allowed.reveals,
+        deferrable=allowed.deferrable,
         streams_in=method.client_streaming,
         streams_out=method.server_streaming,
         read_only=options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,

@@ -84,20 +84,24 @@ class Action:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flow:
     """A resource's lifecycle. `actions` by name, the first one creating the resource; `escalate_after`
-    gives the working days between two escalations."""
+    gives the working days between two escalations. One without limits has no policy, and of `FIELDS` its
+    resource needs the state alone."""
 
     resource: type[Message]
-    policy: type[Message]
     actions: dict[str, Action]
-    escalate_after: Callable[[Any], int]
+    policy: type[Message] | None = None
+    escalate_after: Callable[[Any], int] = lambda _: 1
 
     def __post_init__(self) -> None:
         """Stops the start: a field that is missing would show only when the first limit is missed."""
         name, has = self.resource.DESCRIPTOR.full_name, self.resource.DESCRIPTOR.fields_by_name
         stopping = {"stop_time"} if any(a.stops for a in self.actions.values()) else set()
-        if lacking := sorted(({*FIELDS} | stopping) - set(has)):
+        limited = any(a.limit is not None or a.extends is not None for a in self.actions.values())
+        if limited != (self.policy is not None):
+            raise contract.BadContract(f"villagemesh: {name} has limits without a policy, or none and one")
+        if lacking := sorted((({*FIELDS} if limited else {"state"}) | stopping) - set(has)):
             raise contract.BadContract(f"villagemesh: {name} has a life cycle and lacks {lacking}")
-        if lacking := sorted({ESCALATE, RECOUNT} - set(self.actions)):
+        if limited and (lacking := sorted({ESCALATE, RECOUNT} - set(self.actions))):
             raise contract.BadContract(f"villagemesh: the life cycle of {name} lacks the actions {lacking}")
 
     def open_states(self) -> frozenset[int]:
@@ -143,7 +147,9 @@ def take(
     when the resource would have rung next, `cause` why the clock is stopped."""
     action, before = flow.actions[name], message.state
     _check(flow, name, message, around, cause)
-    if message.HasField("due_time") and not message.HasField("late_time") and not _stopped(message):
+    timed = flow.policy is not None
+    late = timed and message.HasField("due_time") and not message.HasField("late_time")
+    if late and not _stopped(message):
         due = resources.moment(message.due_time)
         if around.now > due:
             message.late_time.CopyFrom(resources.stamp(due))
@@ -163,7 +169,7 @@ def take(
         message.ClearField("stop_time")
     if action.limit is not None or action.extends is not None or action.resumes:
         alarm = _set_due(flow, message, around, [*(around.history() if action.on_clock else ()), step])
-    elif not action.keeps_clock and not action.stops:
+    elif timed and not action.keeps_clock and not action.stops:
         message.ClearField("due_time")
         message.due_provisional, message.overdue, alarm = False, False, None
     return Taken(_due(step, message), action.event, alarm)
@@ -274,7 +280,7 @@ def _own_step(flow: Flow, name: str, message: Any, around: Circumstances) -> ste
 
 
 def _due(step: step_pb2.Step, message: Any) -> step_pb2.Step:
-    if message.HasField("due_time"):
+    if "due_time" in message.DESCRIPTOR.fields_by_name and message.HasField("due_time"):
         step.due_time.CopyFrom(message.due_time)
     return step
 

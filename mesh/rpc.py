@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import protovalidate
 from google.protobuf.message import DecodeError, Message
 
 from mesh import (
@@ -26,6 +25,7 @@ from mesh import (
     once,
     privacy,
     resources,
+    shapes,
     telemetry,
     wire,
 )
@@ -105,7 +105,6 @@ class Chain:
         self.callers = callers.Callers(issuers, rings, directory, region)
         self.routes: Any = None
         """Where calls for other owners go (`mesh.routes.Routes`); None for a node by itself."""
-        self._validator = protovalidate.Validator()
         self._meters: dict[tuple[str, str], Any] = {}
 
     @property
@@ -234,9 +233,8 @@ class Chain:
         for path, of in method.given:
             for part in contract.at(request, path):
                 contract.clear_output_only(part, of)
-        found = self._validator.collect_violations(request)
-        if found:
-            raise errors.Invalid.several([(_path(v.proto.field), v.proto.message) for v in found])
+        masked = method.given[0][0][0] if "update_mask" in method.request_fields else ""
+        shapes.check(request, spared=masked)  # a part of a record is looked at in its place
         return request
 
     def perform(self, request: Any, asking: Asking) -> Any:
@@ -360,13 +358,3 @@ def masked(message: Message) -> Message:
     copy.CopyFrom(message)
     privacy.mask(copy, of)
     return copy
-
-
-def _path(field: Any) -> str:
-    """A field path as people write it: `actions[3].accept.name`."""
-    text = ""
-    for element in field.elements:
-        text += f".{element.field_name}" if text else element.field_name
-        if element.subscript is not None and element.subscript.field == "index":
-            text += f"[{element.subscript.value}]"
-    return text

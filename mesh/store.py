@@ -273,7 +273,7 @@ class Store:
 
     def wind_up(self, region: str) -> None:
         """Makes the limits of a region's open records ring here from now on: as a copy they did not."""
-        for kind, flow in self.flows.items():
+        for kind, flow in ((k, f) for k, f in self.flows.items() if f.policy is not None):
             t = self.codecs[kind].table
             names = [flow.state_name(state) for state in flow.open_states()]
             self.database.change(

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def ring(store: Store, now: datetime.datetime) -> int:
     """Lets every resource ring whose time has come; how many did."""
     count = 0
-    for flow in store.flows.values():
+    for flow in _timed(store):
         table = store.codec(flow.resource).table
         due = (
             sa.select(table.c.name)
@@ -32,12 +32,16 @@ def ring(store: Store, now: datetime.datetime) -> int:
 def recount(store: Store, now: datetime.datetime) -> int:
     """Counts provisional due times again on the store's calendar; how many changed."""
     count = 0
-    for flow in store.flows.values():
+    for flow in _timed(store):
         table = store.codec(flow.resource).table
         rows = store.database.select(sa.select(table.c.name).where(sa.text("due_provisional IS TRUE")))
         for (name,) in rows:
             count += _act(store, flow, name, now, flows.RECOUNT)
     return count
+
+
+def _timed(store: Store) -> list[flows.Flow]:
+    return [flow for flow in store.flows.values() if flow.policy is not None]
 
 
 def _act(store: Store, flow: flows.Flow, name: str, now: datetime.datetime, action: str) -> bool:

@@ -70,6 +70,7 @@ def seed(call: calls.Call) -> None:
     call.create(policy, parent=parent, event=events_pb2.ReportPolicyIssued, wanted="default")
 
 
+RESOURCES = (ReportPolicy,)
 HANDLERS = {
     "IssueReportPolicy": issue_report_policy,
     "GetReportPolicy": get_report_policy,

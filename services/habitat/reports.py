@@ -238,6 +238,7 @@ def _to_work_again(report: Report, action: str, reason: str, call: calls.Call) -
     return call.take(report, action, reason=reason)
 
 
+RESOURCES = (Report,)
 HANDLERS: dict[str, Any] = {
     "FileReport": file_report,
     "GetReport": get_report,

@@ -2,15 +2,26 @@
 
 import pathlib
 
-from mesh import runtime
-from services.habitat import policies, report_flow, reports, tables
+from mesh import calls, runtime
+from services.habitat import limits, policies, report_flow, reports, toilets
+
+AREAS = (reports, policies, limits, toilets)
+"""One file each: its records, its life cycles, its handlers, its limits."""
+
+
+def seed(call: calls.Call) -> None:
+    """What the domain cannot work without."""
+    policies.seed(call)
+    for area in AREAS:
+        limits.seed(call, getattr(area, "LIMITS", {}))
+
 
 SERVICE = runtime.Service(
     domain="habitat",
     package="village.habitat.v1",
-    resources=tables.RESOURCES,
-    lifecycles=(report_flow.FLOW,),
-    handlers={**reports.HANDLERS, **policies.HANDLERS},
-    seed=policies.seed,
+    resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
+    lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
+    handlers={name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
+    seed=seed,
     migrations=pathlib.Path(__file__).parent / "migrations",
 )

@@ -1,4 +1,4 @@
-"""Which messages habitat keeps, and the questions that only SQL can answer."""
+"""The questions about habitat that only SQL can answer."""
 
 import datetime
 from typing import Any
@@ -6,15 +6,28 @@ from typing import Any
 import sqlalchemy as sa
 
 from mesh import calls, filters, lists, resources
-from village.habitat.v1 import report_pb2, report_policy_pb2
-
-RESOURCES = (report_pb2.Report, report_policy_pb2.ReportPolicy)
+from village.habitat.v1 import limit_policy_pb2, report_pb2, report_policy_pb2
 
 
 def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
     """Name of the policy of a region that took effect last at or before `at`; empty without one."""
     rows = call.recent(report_policy_pb2.ReportPolicy, _policies, region=region)
     return next((name for effective, name in rows if resources.when(effective) <= at), "")
+
+
+def limit_policy_in_force(call: calls.Call, region: str, work: str, at: datetime.datetime) -> str:
+    """Name of the policy of a region for a kind of work that took effect last at or before `at`, or empty."""
+    rows = call.recent(limit_policy_pb2.LimitPolicy, _limit_policies, region=region)
+    return next((name for effective, name, of in rows if of == work and resources.when(effective) <= at), "")
+
+
+def _limit_policies(policies: sa.Table) -> Any:
+    c = policies.c
+    return (
+        sa.select(c.effective_time, c.name, c.work)
+        .where(c.region == sa.bindparam("region", type_=c.region.type))
+        .order_by(c.effective_time.desc(), c.name.desc())
+    )
 
 
 def _policies(policies: sa.Table) -> Any:

@@ -3,6 +3,7 @@ is held to the same."""
 
 import ast
 import dataclasses
+import itertools
 import json
 import pathlib
 import subprocess
@@ -16,8 +17,10 @@ import sqlalchemy as sa
 
 from cli import revise
 from cli.serve import service
-from mesh import contract, database, errors, migrations, runtime, store
+from mesh import contract, database, errors, migrations, regions, runtime, store
+from tests import samples
 from tests.county import REGION, County, issuer, mint
+from village.habitat.v1 import report_policy_pb2
 from village.options.v1 import options_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -121,12 +124,33 @@ def county(domain: str, tmp_path: pathlib.Path) -> Iterator[County]:
     opened = County(tmp_path, f"sqlite:///{tmp_path}/{{domain}}.db", service(domain))
     entries = [
         {"issuer": issuer(region), "jwks": "jwks.json", "region": region, "highest_level": "PROVINCE"}
-        for region in (REGION, FAR)
+        for region in (REGION, FAR, "360000", "360400", "360424")
     ]
     (tmp_path / "trust/issuers.json").write_text(json.dumps({"issuers": entries}))
     opened.chain.callers._issuers._looked = 0.0
     yield opened
     opened.close()
+
+
+OWN = options_pb2.SCOPE_OWN_RECORDS
+BESIDES: dict[str, dict[str, Any]] = {
+    "IssueReportPolicy": {
+        "report_policy": report_policy_pb2.ReportPolicy(
+            basis="x", accept_working_days=1, assign_working_days=1, return_working_days=1,
+            verify_working_days=1, feedback_working_days=1, dispute_working_days=1, escalate_working_days=1,
+            extension_working_days=1, rectify_limits=[{"level": n, "working_days": 1} for n in (1, 2, 3)],
+            effective_time={"seconds": 2_000_000_000},
+        )
+    },
+}  # fmt: skip
+"""What a rule over several fields wants in a good request."""
+
+
+def reaches(scope: int, place: str) -> bool:
+    """Whether a scope reaches a record of the county as a whole from there."""
+    if scope == options_pb2.SCOPE_OWN_REGION:
+        return place == REGION
+    return regions.contains(place, REGION)
 
 
 def guarded(county: County) -> Iterator[tuple[contract.Method, set[str]]]:
@@ -175,6 +199,22 @@ class TestWhoMayCall:
             for role in {*ROLES} - named - {"SYS"}
             if answer(county, method, b"", roles=[role]) != "FORBIDDEN"
         ]
+        assert wrong == []
+
+    def test_is_whom_its_annotation_lets(self, county: County, domain: str) -> None:
+        """Every role at every level, with a good request. What lies in a village is its area's to test."""
+        wrong = []
+        for name, method in samples.methods(f"village.{domain}.v1").items():
+            found = county.contract.methods[name]
+            if found.of_nodes or any(r.scope == options_pb2.SCOPE_PUBLIC for r in found.rules):
+                continue
+            raw = samples.request(method, **BESIDES.get(name, {})).SerializeToString()
+            for role, place in itertools.product({*ROLES} - {"SYS"}, ("360000", "360400", REGION, "360424")):
+                may = [rule for rule in found.rules if role in rule.roles and reaches(rule.scope, place)]
+                got = answer(county, found, raw, roles=[role], region=place, iss=issuer(place))
+                sure = any(not rule.handling_unit and rule.scope != OWN for rule in may)
+                if (got == "FORBIDDEN" and sure) or (got != "FORBIDDEN" and not may):
+                    wrong.append((name, role, place, got))
         assert wrong == []
 
     def test_is_nobody_from_another_province(self, county: County) -> None:

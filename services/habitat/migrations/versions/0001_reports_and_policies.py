@@ -237,6 +237,58 @@ def upgrade() -> None:
     op.create_index("deliveries_region", "deliveries", ["region", "name"], unique=False)
     op.create_index("deliveries_region_state", "deliveries", ["region", "state", "name"], unique=False)
     op.create_table(
+        "limit_policies",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("work", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "effective_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("basis", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "limits", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("escalate_working_days", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "issue_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.LimitPolicy",
+    )
+    op.create_index(
+        "limit_policies_alarm_time",
+        "limit_policies",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("limit_policies_owner", "limit_policies", ["owner", "name"], unique=False)
+    op.create_index("limit_policies_region", "limit_policies", ["region", "name"], unique=False)
+    op.create_table(
         "mesh_attachment",
         sa.Column("sha256", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("media_type", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -702,6 +754,171 @@ def upgrade() -> None:
     op.create_index(
         "reports_township_state_due_time", "reports", ["township", "state", "due_time", "name"], unique=False
     )
+    op.create_table(
+        "service_orders",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("toilet", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "description", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "handling_unit", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("handler", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "evidence",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("emptied_m3", sa.Double(), nullable=False),
+        sa.Column(
+            "file_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "finish_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "close_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.ServiceOrder",
+    )
+    op.create_index(
+        "service_orders_alarm_time",
+        "service_orders",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "service_orders_due_provisional",
+        "service_orders",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("service_orders_owner", "service_orders", ["owner", "name"], unique=False)
+    op.create_index("service_orders_region", "service_orders", ["region", "name"], unique=False)
+    op.create_index(
+        "service_orders_region_state_due_time",
+        "service_orders",
+        ["region", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_index("service_orders_township", "service_orders", ["township", "name"], unique=False)
+    op.create_index(
+        "service_orders_township_state_due_time",
+        "service_orders",
+        ["township", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_table(
+        "toilets",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("treatment", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("seats", sa.BigInteger(), nullable=False),
+        sa.Column("condition", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Toilet",
+    )
+    op.create_index(
+        "toilets_alarm_time",
+        "toilets",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("toilets_owner", "toilets", ["owner", "name"], unique=False)
+    op.create_index("toilets_region", "toilets", ["region", "name"], unique=False)
+    op.create_index("toilets_township", "toilets", ["township", "name"], unique=False)
     op.create_table(
         "unsealings",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
