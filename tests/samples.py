@@ -51,7 +51,10 @@ def request(method: MethodDescriptor, **given: Any) -> Any:
     if place and place[1] in of.fields_by_name:
         setattr(made, place[1], f"{PARENT}/{place[2]}/{ID}" if place[2] else PARENT)
     for name, value in given.items():
-        setattr(made, name, value)
+        if of.fields_by_name[name].message_type:
+            getattr(made, name).CopyFrom(value)
+        else:
+            setattr(made, name, value)
     wrong = [v.proto for v in _validator.collect_violations(made)]
     assert not wrong, f"no good request for {method.full_name}: {wrong}"
     return made
