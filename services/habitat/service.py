@@ -3,7 +3,7 @@
 import pathlib
 
 from mesh import calls, runtime
-from services.habitat import limits, policies, report_flow, reports, toilets
+from services.habitat import figures, limits, policies, report_flow, reports, toilets
 
 AREAS = (reports, policies, limits, toilets)
 """One file each: its records, its life cycles, its handlers, its limits."""
@@ -21,7 +21,10 @@ SERVICE = runtime.Service(
     package="village.habitat.v1",
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
-    handlers={name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
+    handlers={
+        **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
+        **figures.handlers(AREAS),
+    },
     seed=seed,
     migrations=pathlib.Path(__file__).parent / "migrations",
 )

@@ -39,6 +39,23 @@ def _policies(policies: sa.Table) -> Any:
     )
 
 
+def part_and_whole(call: calls.Call, figure: Any, parent: str, division: str) -> tuple[float, float]:
+    """(part, whole) of a figure, over what the caller may see in a region, or a division of it."""
+    codec, region = call.store.codec(figure.resource), resources.region_in(parent)
+    table = codec.table
+    counted = []
+    for text, field in ((figure.part, figure.part_sum), (figure.whole, figure.whole_sum)):
+        condition = filters.condition(text, codec, region)
+        each: Any = table.c[field] if field else 1
+        counted.append(each if condition is None else sa.case((condition, each), else_=0))
+    conditions = [lists.visible(codec, call.method, call.caller, call.reference, region)]
+    if division:
+        conditions.append(filters.within(codec, division))
+    sums = (sa.func.coalesce(sa.func.sum(what), 0) for what in counted)
+    part, whole = call.select(sa.select(*sums).select_from(table).where(*conditions))[0]
+    return float(part), float(whole)
+
+
 def report_counts(call: calls.Call, request: Any, cut_off: datetime.datetime) -> tuple[int, ...]:
     """(reported, accepted, closed, closed on time, reworked) of the reports that the caller may see and
     the request asks for, each counted by what had happened at the cut-off."""

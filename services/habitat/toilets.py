@@ -1,7 +1,7 @@
 """Public toilets and the orders by which they are kept usable (厕所革命, H-7; orders by SM-0)."""
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import limits
+from services.habitat import figures, limits
 from village.habitat.v1 import toilet_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
 from village.habitat.v1.toilet_pb2 import ServiceOrder, Toilet
@@ -82,6 +82,7 @@ def finish_service_order(request: pb.FinishServiceOrderRequest, call: calls.Call
         raise errors.Invalid("emptied_m3", "is stated of emptying only")
     order.emptied_m3, order.handler = request.emptied_m3, call.reference
     order.finish_time.CopyFrom(resources.stamp(call.now))
+    order.repair_hours = (call.now - resources.moment(order.file_time)).total_seconds() / 3600
     order.ClearField("evidence")
     order.evidence.extend(request.evidence)
     return call.take(order, "finish", reason=request.reason)
@@ -105,6 +106,13 @@ def cancel_service_order(request: pb.CancelServiceOrderRequest, call: calls.Call
     return call.take(call.load(ServiceOrder, request.name), "cancel", reason=request.reason)
 
 
+FIGURES = (
+    figures.Figure("H-7.1", "完好率", Toilet, part="condition = GOOD"),
+    figures.Figure(
+        "H-7.2", "平均维修时长", ServiceOrder, part="kind = REPAIR", part_sum="repair_hours",
+        whole="kind = REPAIR AND finish_time:*", unit="h",
+    ),
+)  # fmt: skip
 RESOURCES = (Toilet, ServiceOrder)
 FLOWS = (FLOW,)
 HANDLERS = {

@@ -6,6 +6,7 @@ from mesh import errors
 from tests.county import PHOTO, County
 from tests.habitat.people import AT_VILLAGE, DIVISION, HERE, PARENT, refusal
 from tests.loop import rows
+from village.habitat.v1 import figure_pb2
 from village.habitat.v1 import toilet_pb2 as pb
 
 T, O = pb.Toilet, pb.ServiceOrder  # noqa: E741
@@ -84,6 +85,27 @@ class TestH7:
             )
         changed = county.call("town", pb.UpdateToiletRequest(name=made.name, toilet={"seats": 8}))
         assert (changed.seats, changed.title, changed.etag) == (8, made.title, "2")
+
+    def test_figures_say_what_they_were_computed_from(self, county: County) -> None:
+        toilet(county)
+        toilet(county, condition=T.CONDITION_IMPAIRED, title="下街公厕")
+        toilet(county, condition=T.CONDITION_GOOD, title="上街公厕")
+        name = order(county, toilet(county)).name
+        county.call("town", pb.AssignServiceOrderRequest(name=name, **AT_VILLAGE))
+        county.call("village", pb.StartServiceOrderRequest(name=name))
+        county.pass_time(hours=5)
+        county.call("village", pb.FinishServiceOrderRequest(name=name, evidence=[PHOTO]))
+        found = county.call("county", figure_pb2.ComputeFiguresRequest(parent=PARENT, ids=["H-7"])).figures
+        assert [(f.id, f.numerator, f.denominator, f.value.value, f.unit) for f in found] == [
+            ("H-7.1", 3, 4, "75.00", "%"), ("H-7.2", 5, 1, "5.00", "h"),
+        ]  # fmt: skip
+        assert found[0].formula == "count(toilets, condition = GOOD) / count(toilets)"
+        elsewhere = county.call("other_town", figure_pb2.ComputeFiguresRequest(parent=PARENT, ids=["H-7.1"]))
+        assert (elsewhere.figures[0].denominator, elsewhere.figures[0].HasField("value")) == (0, False)
+        assert (
+            refusal(county, "county", figure_pb2.ComputeFiguresRequest(parent=PARENT, ids=["H-99"]))
+            == "INVALID"
+        )
 
     def test_a_neighbouring_township_sees_and_changes_nothing(self, county: County) -> None:
         made = toilet(county)

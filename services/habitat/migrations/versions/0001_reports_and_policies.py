@@ -813,6 +813,7 @@ def upgrade() -> None:
             sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
             nullable=True,
         ),
+        sa.Column("repair_hours", sa.Double(), nullable=False),
         sa.Column(
             "close_time",
             sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
