@@ -62,7 +62,7 @@ def go_through(
     broken off at any time, and begun again."""
     data, seal = Ring(settings.key_ring), Ring(settings.seal_ring)
     of = store.Store(
-        domain=service.domain, schema_=store.schema(service.resources), database_=opened,
+        domain=service.domain, schema_=store.schema(service.resources, service.series), database_=opened,
         rings=keys.Rings(data, seal), flows_=(),
     )  # fmt: skip
     found = Found({"key_ring": data.old, "seal_ring": seal.old}, [])

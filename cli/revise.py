@@ -18,7 +18,7 @@ def main(domain: str, title: str) -> None:
         raise SystemExit(f"villagemesh: {domain} keeps nothing")
     with tempfile.TemporaryDirectory() as folder:
         opened = database.Database(f"sqlite:///{pathlib.Path(folder) / 'revise.db'}", threads=1)
-        metadata = store.schema(found.resources).metadata
+        metadata = store.schema(found.resources, found.series).metadata
         written = migrations.generate(opened, metadata, found.migrations, title)
     format_ = ("format", "--quiet", "--config", ROOT / "pyproject.toml")
     subprocess.run([sys.executable, "-m", "ruff", *format_, written], check=True)

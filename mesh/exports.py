@@ -16,9 +16,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from mesh import attachments, audit, errors, privacy, replication, resources, statements
-from mesh.store import Store
+from mesh.store import Store, series
 
-PAGE, PART = 200, 256 * 1024
+PAGE, SERIES_PAGE, PART = 200, 2000, 256 * 1024
 INDEX, FILES, REQUESTS, TRAIL = "index", "files", "requests", "trail"
 Line = tuple[str, dict[str, Any]]
 """A row's key, and the row."""
@@ -26,7 +26,7 @@ Line = tuple[str, dict[str, Any]]
 
 def kinds(store: Store) -> list[str]:
     """What an export holds, in the order in which it can be written again."""
-    return [INDEX, FILES, *sorted(store.codecs), REQUESTS, TRAIL]
+    return [INDEX, FILES, *sorted(store.codecs), *series(store.metadata), REQUESTS, TRAIL]
 
 
 def page(store: Store, region: str, cursor: str) -> tuple[str, list[dict[str, Any]], str]:
@@ -85,6 +85,8 @@ def _lines(store: Store, region: str, kind: str, after: str, *, contents: bool =
         return _requests(store, region, after)
     if kind == TRAIL:
         return _trail(store, region, after)
+    if kind not in store.codecs:
+        return _series(store, region, kind, after)
     return _records(store, region, kind, after)
 
 
@@ -145,6 +147,21 @@ def _parts(store: Store, region: str, after: str) -> list[Line]:
     return [(f"{sha}:{start + max(len(part), 1)}", row)]
 
 
+def _series(store: Store, region: str, kind: str, after: str) -> list[Line]:
+    """Rows of a table that holds no resources, behind the key `after`."""
+    table = store.metadata.tables[kind]
+    keys = list(table.primary_key.columns)
+    asked = table.select().where(table.info["of"](region)).order_by(*keys).limit(SERIES_PAGE)
+    if after:
+        try:
+            last = [key.type.python_type(v) for key, v in zip(keys, json.loads(after), strict=True)]
+        except (ValueError, TypeError):
+            raise errors.Invalid("cursor", "is not one that an export gave") from None
+        asked = asked.where(sa.tuple_(*keys) > sa.tuple_(*map(sa.literal, last)))
+    rows = [dict(row._mapping) for row in store.database.select(asked)]
+    return [(json.dumps([row[key.name] for key in keys]), row) for row in rows]
+
+
 def _requests(store: Store, region: str, after: str) -> list[Line]:
     t, (caller, _, request_id) = store.plumbing.request, after.partition("/")
     asked = (
@@ -194,6 +211,9 @@ def put(store: Store, region: str, cursor: str, page_: tuple[str, list[dict[str,
     db, own = store.database, store.plumbing
     if kind == REQUESTS and not after:
         db.change(own.request.delete().where(own.request.c.region == region))
+    if kind in store.metadata.tables and not after:
+        t = store.metadata.tables[kind]
+        db.change(t.delete().where(t.info["of"](region)))
     if kind in store.codecs:
         begins = f"regions/{region}/{store.codecs[kind].resource.plural}"
         last = following.partition("|")[2] if rows else ""
@@ -211,6 +231,8 @@ def write(store: Store, region: str, kind: str, rows: list[dict[str, Any]]) -> N
     }  # fmt: skip
     if kind in writers:
         writers[kind](store, region, rows)
+    elif kind not in store.codecs:
+        store.add_missing(store.metadata.tables[kind], rows)
     else:
         _write_records(store, region, kind, rows)
 
@@ -298,6 +320,8 @@ def reduce(store: Store, region: str) -> None:
             sql = db.prepare(("reduce", t.name), build)
             db.transact(functools.partial(db.run_many, sql=sql, rows=rows))
             store.reduced[region, kind] = lines[-1][0]
+    for t in reversed(series(store.metadata).values()):
+        db.change(t.delete().where(t.info["of"](region)))
     own = store.plumbing
     db.change(own.step.update().where(own.step.c.name >= begin, own.step.c.name < end).values(reason=""))
     db.change(own.attached.delete().where(own.attached.c.name >= begin, own.attached.c.name < end))

@@ -54,6 +54,8 @@ class Service:
     package: str
     handlers: Mapping[str, rpc.Handler]
     resources: Sequence[type[Message]] = ()
+    series: Callable[[Any], None] | None = None
+    """Adds the tables of what is no resource to the domain's: see `store.schema`."""
     lifecycles: Sequence[flows.Flow] = ()
     reacts: Sequence[reactions.Reaction] = ()
     seed: Callable[[calls.Call], None] | None = None
@@ -103,8 +105,9 @@ class Hosted:
             settings.database_url.replace("{domain}", service.domain), threads=settings.threads
         )
         migrations.upgrade(opened, service.migrations)
+        schema = store.schema(service.resources, service.series)
         self.store = store.Store(
-            domain=service.domain, schema_=store.schema(service.resources), database_=opened, rings=rings,
+            domain=service.domain, schema_=schema, database_=opened, rings=rings,
             flows_=service.lifecycles, files=attachments.Files(settings.attachments_url),
             reactions=service.reacts,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,13 +57,24 @@ class Schema:
     resources: dict[str, contract.Resource]
 
 
-def schema(resource_classes: Sequence[type[Message]]) -> Schema:
-    """Derives the tables of a domain: the plumbing's, the calendars and one per resource."""
+def schema(
+    resource_classes: Sequence[type[Message]], series: Callable[[sa.MetaData], None] | None = None
+) -> Schema:
+    """Derives the tables of a domain: the plumbing's, the calendars and one per resource; and those of what
+    is no resource because there is too much of it. Each of these says in `info["of"]`, (region) → condition,
+    which rows belong to a region."""
     metadata = sa.MetaData()
+    if series is not None:
+        series(metadata)
     found = [contract.resource(cls) for cls in (*resource_classes, *ALIKE)]
     for resource in found:
         resources.table(resource, metadata)
     return Schema(metadata, tables.plumbing(metadata), {r.shape.full_name: r for r in found})
+
+
+def series(metadata: sa.MetaData) -> dict[str, sa.Table]:
+    """The tables of a domain that hold no resources, in the order in which they can be written."""
+    return {table.name: table for table in metadata.sorted_tables if "of" in table.info}
 
 
 class Store:

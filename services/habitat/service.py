@@ -3,15 +3,16 @@
 import pathlib
 
 from mesh import calls, runtime
-from services.habitat import figures, limits, policies, report_flow, reports, toilets
+from services.habitat import figures, limits, policies, report_flow, reports, standards, stations, toilets
 
-AREAS = (reports, policies, limits, toilets)
+AREAS = (reports, policies, limits, toilets, standards, stations)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
 def seed(call: calls.Call) -> None:
     """What the domain cannot work without."""
     policies.seed(call)
+    standards.seed(call)
     for area in AREAS:
         limits.seed(call, getattr(area, "LIMITS", {}))
 

@@ -65,7 +65,7 @@ class TestEveryService:
         opened = database.Database(database_url.replace("{domain}", domain), threads=1)
         try:
             migrations.upgrade(opened, found.migrations)
-            metadata = store.schema(found.resources).metadata
+            metadata = store.schema(found.resources, found.series).metadata
             assert migrations.differences(opened, metadata) == []
             assert migrations.current(opened) == migrations.head(found.migrations)
             migrations.upgrade(opened, found.migrations)
@@ -78,7 +78,7 @@ class TestEveryService:
         opened = database.Database(database_url.replace("{domain}", domain), threads=1)
         try:
             migrations.upgrade(opened, found.migrations)
-            metadata = store.schema(found.resources).metadata
+            metadata = store.schema(found.resources, found.series).metadata
             table = metadata.sorted_tables[0]
             table.append_column(sa.Column("forgotten", sa.Text))
             assert migrations.differences(opened, metadata)
