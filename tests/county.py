@@ -62,6 +62,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "county_2": {"sub": "officer-2", "roles": ["KA"]},
     "inspector": {"sub": "inspector-1", "roles": ["KI"]},
     "auditor": {"sub": "auditor-1", "roles": ["AU"]},
+    "device": {"sub": "wq-0001", "roles": ["DEV"], "organisation": None},
     "administrator": {"sub": "adm-1", "roles": ["ADM"]},
     "security": {"sub": "sec-1", "roles": ["SEC"]},
     "security_2": {"sub": "sec-2", "roles": ["SEC"]},

@@ -3,9 +3,20 @@
 import pathlib
 
 from mesh import calls, runtime
-from services.habitat import figures, limits, policies, report_flow, reports, standards, stations, toilets
+from services.habitat import (
+    figures,
+    limits,
+    policies,
+    readings,
+    report_flow,
+    reports,
+    standards,
+    stations,
+    tables,
+    toilets,
+)
 
-AREAS = (reports, policies, limits, toilets, standards, stations)
+AREAS = (reports, policies, limits, toilets, standards, stations, readings)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -22,6 +33,8 @@ SERVICE = runtime.Service(
     package="village.habitat.v1",
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
+    series=tables.series_tables,
+    ticks=readings.tick,
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),
