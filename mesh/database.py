@@ -328,12 +328,6 @@ class Database:
         return self.engine.dialect.dbapi.DataError  # type: ignore[union-attr]
 
     @functools.cached_property
-    def integrity(self) -> type[BaseException]:
-        """What the driver raises for a row that breaks a rule. On SQLite it ends the transactions of other
-        callers too, unless it is caught where it arises."""
-        return self.engine.dialect.dbapi.IntegrityError  # type: ignore[union-attr]
-
-    @functools.cached_property
     def _fault(self) -> type[BaseException]:
         return self.engine.dialect.dbapi.Error  # type: ignore[union-attr]
 
