@@ -4,6 +4,7 @@ import pathlib
 
 from mesh import calls, runtime
 from services.habitat import (
+    collectors,
     figures,
     limits,
     policies,
@@ -35,6 +36,7 @@ SERVICE = runtime.Service(
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
     series=tables.series_tables,
     ticks=readings.tick,
+    feeds=collectors.FEEDS,
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),

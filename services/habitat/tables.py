@@ -285,6 +285,13 @@ def sums_of(opened: store.Store, name: str, series: Sequence[int], first: int, b
     )
 
 
+def stations_of(opened: store.Store, cls: Any, number: str) -> list[str]:
+    """Names of the stations with a device number."""
+    t = opened.codec(cls).table
+    asked = sa.select(t.c.name).where(t.c.device_number == number).order_by(t.c.name)
+    return [name for (name,) in opened.database.select(asked)]
+
+
 def seen_stations(call: calls.Call, cls: Any, parent: str) -> list[str]:
     """Names of the stations that the caller may see in a region."""
     codec = call.store.codec(cls)

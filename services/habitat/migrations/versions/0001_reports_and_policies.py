@@ -1210,6 +1210,10 @@ def upgrade() -> None:
         sa.Column(
             "protocol_version", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
         ),
+        sa.Column("taken_command", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "access_code", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
         sa.Column(
             "instruments",
             postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
@@ -1237,7 +1241,13 @@ def upgrade() -> None:
     )
     op.create_index("stations_owner", "stations", ["owner", "name"], unique=False)
     op.create_index("stations_region", "stations", ["region", "name"], unique=False)
+    op.create_index(
+        "stations_region_device_number", "stations", ["region", "device_number", "name"], unique=False
+    )
     op.create_index("stations_township", "stations", ["township", "name"], unique=False)
+    op.create_index(
+        "stations_township_device_number", "stations", ["township", "device_number", "name"], unique=False
+    )
     op.create_table(
         "toilets",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
