@@ -105,7 +105,7 @@ class TestMqtt:
         ]
         assert self.send(county, *sent) == [{"kept": 2}, {"kept": 2}]
         assert self.send(county, *sent) == [{"kept": 2}, {"kept": 2}]
-        assert [r.value for r in listed(county, of).readings] == [9.0, 10.3, 11.3]
+        assert [r.value for r in listed(county, of).readings] == [9.0, 9.5, 9.7]
 
     def test_carries_the_device_s_own_mark(self, county: County) -> None:
         of = station(county).name
@@ -116,7 +116,8 @@ class TestMqtt:
         "bad",
         [b"", b"{", b"[]x", b"7", {}, {"values": {"w01018": 1}}, {"time_ms": 1, "values": {"w01018": 1}},
          {"time_ms": 4e15, "values": {"w01018": 1}}, {"time_ms": "x", "values": {"w01018": 1}},
-        sent = [self.moment(0, w01018=9.0, w01003=2.0), [self.moment(n, w01018=9.3 + n) for n in (1, 2)]]
+         {"time_ms": 1772380800000, "values": {"w01018": "x"}},
+         {"time_ms": 1772380800000, "values": {"z": 1}},
          {"time_ms": 1772380800000, "values": {"w01018": 1}, "flags": {"w01018": "XX"}}],
     )  # fmt: skip
     def test_that_cannot_be_taken_holds_up_nothing(self, county: County, bad: Any) -> None:
