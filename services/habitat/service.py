@@ -11,13 +11,14 @@ from services.habitat import (
     readings,
     report_flow,
     reports,
+    sewage,
     standards,
     stations,
     tables,
     toilets,
 )
 
-AREAS = (reports, policies, limits, toilets, standards, stations, readings)
+AREAS = (reports, policies, limits, toilets, standards, stations, readings, sewage)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -25,6 +26,7 @@ def seed(call: calls.Call) -> None:
     """What the domain cannot work without."""
     policies.seed(call)
     standards.seed(call)
+    sewage.seed(call)
     for area in AREAS:
         limits.seed(call, getattr(area, "LIMITS", {}))
 

@@ -292,6 +292,26 @@ def stations_of(opened: store.Store, cls: Any, number: str) -> list[str]:
     return [name for (name,) in opened.database.select(asked)]
 
 
+def stations_at(call: calls.Call, cls: Any, subject: str) -> list[Any]:
+    """The stations that stand at something, such as a facility."""
+    codec = call.store.codec(cls)
+    asked = sa.select(*codec.columns).where(codec.table.c.subject == subject).order_by(codec.table.c.name)
+    return [codec.decode(row).message for row in call.select(asked)]
+
+
+def rating_rule(call: calls.Call, cls: Any, region: str, month: str) -> Any:
+    """The rule of a region that holds for a month: the last that began by then."""
+    codec = call.store.codec(cls)
+    c = codec.table.c
+    asked = (
+        sa.select(*codec.columns)
+        .where(c.region == region, c.from_month <= month)
+        .order_by(c.from_month.desc(), c.name.desc())
+        .limit(1)
+    )
+    return codec.decode(call.select(asked)[0]).message
+
+
 def seen_stations(call: calls.Call, cls: Any, parent: str) -> list[str]:
     """Names of the stations that the caller may see in a region."""
     codec = call.store.codec(cls)
