@@ -7,6 +7,7 @@ from services.habitat import (
     collectors,
     figures,
     limits,
+    one_map,
     policies,
     readings,
     report_flow,
@@ -18,7 +19,7 @@ from services.habitat import (
     toilets,
 )
 
-AREAS = (reports, policies, limits, toilets, standards, stations, readings, sewage)
+AREAS = (reports, policies, limits, toilets, standards, stations, readings, sewage, one_map)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -42,6 +43,8 @@ SERVICE = runtime.Service(
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),
+        **one_map.handlers(AREAS),
+        **one_map.sheet_handlers(AREAS),
     },
     seed=seed,
     migrations=pathlib.Path(__file__).parent / "migrations",

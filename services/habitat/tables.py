@@ -285,6 +285,40 @@ def sums_of(opened: store.Store, name: str, series: Sequence[int], first: int, b
     )
 
 
+def placed(call: calls.Call, layer: Any, request: Any, behind: str, most: int) -> Sequence[Any]:
+    """(name, division, longitude, latitude, boundary, title, state, time) of what a layer draws, by name
+    behind one."""
+    codec, region = call.store.codec(layer.resource), resources.region_in(request.parent)
+    c, none = codec.table.c, sa.null()
+    place = c[layer.place]
+    longitude, latitude = (_degree(call.store, place, side) for side in ("longitude", "latitude"))
+    conditions = [lists.visible(codec, call.method, call.caller, call.reference, region), c.name > behind]
+    if request.division:
+        conditions.append(filters.within(codec, request.division))
+    polygon = layer.place == "boundary"
+    if request.box and not polygon:
+        west, south, east, north = request.box
+        conditions += [longitude.between(west, east), latitude.between(south, north)]
+    if layer.time:
+        if request.HasField("start_time"):
+            conditions.append(c[layer.time] >= call.store.instant(resources.moment(request.start_time)))
+        if request.HasField("end_time"):
+            conditions.append(c[layer.time] < call.store.instant(resources.moment(request.end_time)))
+    columns = (
+        c.name, c[codec.resource.division] if codec.resource.division else none,
+        none if polygon else longitude, none if polygon else latitude, place if polygon else none,
+        c.title if "title" in c else none, c[layer.state] if layer.state else none,
+        c[layer.time] if layer.time else none,
+    )  # fmt: skip
+    return call.select(sa.select(*columns).where(*conditions).order_by(c.name).limit(most))
+
+
+def _degree(opened: store.Store, place: Any, side: str) -> Any:
+    if opened.sqlite:
+        return sa.func.json_extract(place, f"$.{side}")
+    return place[side].as_float()
+
+
 def stations_of(opened: store.Store, cls: Any, number: str) -> list[str]:
     """Names of the stations with a device number."""
     t = opened.codec(cls).table
