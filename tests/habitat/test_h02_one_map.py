@@ -1,5 +1,5 @@
-"""H-2 一图全面感知: what has a place is drawn, layer by layer, box by box, page by page; village points; sheets
-of figures that somebody else checks before they are published."""
+"""H-2 一图全面感知: what has a place is drawn, layer by layer, box by box, page by page; village points;
+sheets of figures that somebody else checks before they are published."""
 
 import time
 from typing import Any
@@ -135,7 +135,8 @@ class TestMap:
             f"{numbers} INSERT INTO village_points (name, {listed}) "
             f"SELECT '{PARENT}/villagePoints/n-' || i, {listed} FROM n, village_points"
             if county.store.sqlite
-            else f"INSERT INTO village_points (name, {listed}) SELECT '{PARENT}/villagePoints/n-' || i, {listed} "
+            else f"INSERT INTO village_points (name, {listed}) "
+            f"SELECT '{PARENT}/villagePoints/n-' || i, {listed} "
             "FROM village_points, generate_series(1, 19999) AS i",
         )
         assert rows(county, "SELECT count(*) FROM village_points") == [(20_000,)]
