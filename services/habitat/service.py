@@ -3,9 +3,21 @@
 import pathlib
 
 from mesh import calls, runtime
-from services.habitat import figures, limits, policies, report_flow, reports, standards, stations, toilets
+from services.habitat import (
+    exceedances,
+    figures,
+    limits,
+    policies,
+    report_flow,
+    reports,
+    samples,
+    schemes,
+    standards,
+    stations,
+    toilets,
+)
 
-AREAS = (reports, policies, limits, toilets, standards, stations)
+AREAS = (reports, policies, limits, toilets, standards, stations, schemes, samples, exceedances)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -13,6 +25,7 @@ def seed(call: calls.Call) -> None:
     """What the domain cannot work without."""
     policies.seed(call)
     standards.seed(call)
+    exceedances.seed(call)
     for area in AREAS:
         limits.seed(call, getattr(area, "LIMITS", {}))
 
