@@ -69,6 +69,9 @@ class Settings:
     broker_system_url: str = ""
     """The broker with the credentials of its system account, to make it read that file again."""
 
+    feeds: str = ""
+    """Where devices report: `hj212=HOST:PORT,mqtt=HOST:PORT`, by the names that services give their feeds."""
+
     audience: str = "village-mesh"
     """The `aud` that tokens must carry."""
 

@@ -123,6 +123,7 @@ class Method:
     """Paths in the request where a resource stands, of which only what a caller may set counts."""
     reveals: bool = False
     deferrable: bool = False
+    stays: bool = False
     streams_in: bool = False
     streams_out: bool = False
 
@@ -140,6 +141,8 @@ class Method:
     def of_copies(self) -> bool:
         """Whether copies of another node's records can answer it: not what never leaves that node, as its
         files, its audit trail and its deputies."""
+        if self.stays:
+            return False
         response = self.response.DESCRIPTOR
         parts = [response, *(f.message_type for f in response.fields if f.message_type and f.is_repeated)]
         for part in parts:
@@ -242,6 +245,7 @@ def _method(method: MethodDescriptor) -> Method:
         rules=rules,
         reveals=allowed.reveals,
         deferrable=allowed.deferrable,
+        stays=allowed.stays,
         streams_in=method.client_streaming,
         streams_out=method.server_streaming,
         read_only=options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,

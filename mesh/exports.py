@@ -151,7 +151,7 @@ def _series(store: Store, region: str, kind: str, after: str) -> list[Line]:
     """Rows of a table that holds no resources, behind the key `after`."""
     table = store.metadata.tables[kind]
     keys = list(table.primary_key.columns)
-    asked = table.select().where(table.info["of"](region)).order_by(*keys).limit(SERIES_PAGE)
+    asked = table.select().where(series(store.metadata)[kind](region)).order_by(*keys).limit(SERIES_PAGE)
     if after:
         try:
             last = [key.type.python_type(v) for key, v in zip(keys, json.loads(after), strict=True)]
@@ -211,9 +211,8 @@ def put(store: Store, region: str, cursor: str, page_: tuple[str, list[dict[str,
     db, own = store.database, store.plumbing
     if kind == REQUESTS and not after:
         db.change(own.request.delete().where(own.request.c.region == region))
-    if kind in store.metadata.tables and not after:
-        t = store.metadata.tables[kind]
-        db.change(t.delete().where(t.info["of"](region)))
+    if kind in series(store.metadata) and not after:
+        db.change(store.metadata.tables[kind].delete().where(series(store.metadata)[kind](region)))
     if kind in store.codecs:
         begins = f"regions/{region}/{store.codecs[kind].resource.plural}"
         last = following.partition("|")[2] if rows else ""
@@ -320,8 +319,8 @@ def reduce(store: Store, region: str) -> None:
             sql = db.prepare(("reduce", t.name), build)
             db.transact(functools.partial(db.run_many, sql=sql, rows=rows))
             store.reduced[region, kind] = lines[-1][0]
-    for t in reversed(series(store.metadata).values()):
-        db.change(t.delete().where(t.info["of"](region)))
+    for name, of in series(store.metadata).items():
+        db.change(store.metadata.tables[name].delete().where(of(region)))
     own = store.plumbing
     db.change(own.step.update().where(own.step.c.name >= begin, own.step.c.name < end).values(reason=""))
     db.change(own.attached.delete().where(own.attached.c.name >= begin, own.attached.c.name < end))

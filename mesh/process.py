@@ -227,9 +227,9 @@ class Process:
         reactors = [
             asyncio.ensure_future(h.reactor.run()) for h in self.hosted if h.reactor and h.service.reacts
         ]
-        lines: list[Any] = []
+        lines: list[Any] = [asyncio.ensure_future(feed) for feed in self._feeds()]
         if self.lines is not None:
-            lines = [asyncio.ensure_future(self.lines.run())]
+            lines.append(asyncio.ensure_future(self.lines.run()))
             if self.settings.background:
                 lines.append(asyncio.ensure_future(self._puller.run()))
         while not self._stop.is_set():
@@ -246,6 +246,18 @@ class Process:
         await asyncio.gather(*lines, return_exceptions=True)
         if self.lines is not None:
             self.lines.close()
+
+    def _feeds(self) -> list[Any]:
+        """What takes in what devices send; of several processes the one that does the rest too."""
+        listening = dict(pair.split("=", 1) for pair in self.settings.feeds.split(",") if pair)
+        if not self.settings.background:
+            return []
+        return [
+            feed(hosted, self.settings.nats_url, listening[name])
+            for hosted in self.hosted
+            for name, feed in hosted.service.feeds.items()
+            if name in listening
+        ]
 
     def _tick(self) -> None:
         waited = 0.0

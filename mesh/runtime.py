@@ -19,6 +19,7 @@ from mesh import (
     database,
     delegations,
     deliveries,
+    devices,
     errors,
     flows,
     identity,
@@ -69,6 +70,8 @@ class Service:
     """What else the process and the opened service do about once a second."""
     receiver: Callable[[store.Store, str, str], str] | None = None
     """(store, region, domain) → the node that the pair is being moved to, or empty."""
+    feeds: Mapping[str, devices.Feed] = dataclasses.field(default_factory=dict)
+    """What takes in what devices send, by the names in `Settings.feeds`."""
     carries: Callable[[Any, "Hosted"], None] | None = None
     """The same for what may take long."""
 

@@ -114,13 +114,19 @@ def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[An
     return sa.select(*counts).add_cte(*steps)
 
 
+def _typed(name: str, column: sa.Column[Any]) -> Any:
+    """A parameter that says of which type it is when it is NULL: the driver's dialect says so of others."""
+    given: Any = sa.bindparam(name, type_=column.type)
+    return sa.cast(given, column.type) if column.nullable and isinstance(column.type, sa.Double) else given
+
+
 def _insert_in_order(rows: list[tuple[int, Any]], gate: Any) -> Any:
     """One insert of all rows of a table, in their order, in which their ids are drawn: PostgreSQL runs
     several writes of one statement in any order."""
     table, names = rows[0][1].table, list(rows[0][1].values)
 
     def given(i: int, place: int) -> Any:
-        values = [sa.bindparam(f"x{i}_{k}", type_=table.c[k].type).label(k) for k in names]
+        values = [_typed(f"x{i}_{k}", table.c[k]).label(k) for k in names]
         return sa.select(sa.literal_column(str(place)).label("nth row"), *values)
 
     listed = sa.union_all(*(given(i, place) for place, (i, _) in enumerate(rows))).subquery("listed")

@@ -61,8 +61,8 @@ def schema(
     resource_classes: Sequence[type[Message]], series: Callable[[sa.MetaData], None] | None = None
 ) -> Schema:
     """Derives the tables of a domain: the plumbing's, the calendars and one per resource; and those of what
-    is no resource because there is too much of it. Each of these says in `info["of"]`, (region) → condition,
-    which rows belong to a region."""
+    is no resource because there is too much of it. `metadata.info["of"]` says of each of these, by its name,
+    which rows belong to a region: (region) → condition."""
     metadata = sa.MetaData()
     if series is not None:
         series(metadata)
@@ -72,9 +72,9 @@ def schema(
     return Schema(metadata, tables.plumbing(metadata), {r.shape.full_name: r for r in found})
 
 
-def series(metadata: sa.MetaData) -> dict[str, sa.Table]:
-    """The tables of a domain that hold no resources, in the order in which they can be written."""
-    return {table.name: table for table in metadata.sorted_tables if "of" in table.info}
+def series(metadata: sa.MetaData) -> dict[str, Callable[[str], Any]]:
+    """The tables of a domain that hold no resources, each with the condition for a region's rows."""
+    return dict(sorted(metadata.info.get("of", {}).items()))
 
 
 class Store:

@@ -4,20 +4,26 @@ import pathlib
 
 from mesh import calls, runtime
 from services.habitat import (
+    collectors,
     exceedances,
     figures,
     limits,
     policies,
+    readings,
     report_flow,
     reports,
     samples,
     schemes,
     standards,
     stations,
+    tables,
     toilets,
 )
 
-AREAS = (reports, policies, limits, toilets, standards, stations, schemes, samples, exceedances)
+AREAS = (
+    *(reports, policies, limits, toilets, standards, stations, readings),
+    *(schemes, samples, exceedances),
+)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -35,6 +41,9 @@ SERVICE = runtime.Service(
     package="village.habitat.v1",
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
+    series=tables.series_tables,
+    ticks=readings.tick,
+    feeds=collectors.FEEDS,
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),

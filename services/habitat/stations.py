@@ -4,14 +4,19 @@ else is measured by itself)."""
 from typing import Any
 
 from mesh import calls, errors, records, resources
-from services.habitat import figures
+from services.habitat import figures, tables
 from village.habitat.v1 import station_pb2 as pb
 from village.habitat.v1.standard_pb2 import Standard
 from village.habitat.v1.station_pb2 import Calibration, Station, WaterSource
 
 
-def standard_is_known(station: Station, call: calls.Call) -> None:
-    """Its standard is one of the region's own or came down from above, and has the class."""
+def fits(station: Station, call: calls.Call) -> None:
+    """Its device is no other station's; its standard is the region's own or came down from above, and has the
+    class."""
+    if station.device_number:
+        others = tables.stations_of(call.store, Station, station.device_number)
+        if set(others) - {station.name}:
+            raise errors.Invalid("station.device_number", "is another station's")
     if not station.standard:
         if station.standard_class:
             raise errors.Invalid("station.standard_class", "is stated without a standard")
@@ -47,9 +52,7 @@ FIGURES = (
 RESOURCES = (WaterSource, Station, Calibration)
 HANDLERS: dict[str, Any] = {
     **records.handlers(pb, WaterSource, created=pb.WaterSourceCreated, changed=pb.WaterSourceChanged),
-    **records.handlers(
-        pb, Station, created=pb.StationCreated, changed=pb.StationChanged, check=standard_is_known
-    ),
+    **records.handlers(pb, Station, created=pb.StationCreated, changed=pb.StationChanged, check=fits),
     **records.handlers(pb, Calibration),
     "CreateCalibration": create_calibration,
 }

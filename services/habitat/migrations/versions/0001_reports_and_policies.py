@@ -167,7 +167,19 @@ def upgrade() -> None:
     )
     op.create_index("calibrations_owner", "calibrations", ["owner", "name"], unique=False)
     op.create_index("calibrations_region", "calibrations", ["region", "name"], unique=False)
+    op.create_index(
+        "calibrations_region_station_start_time",
+        "calibrations",
+        ["region", "station", "start_time", "name"],
+        unique=False,
+    )
     op.create_index("calibrations_township", "calibrations", ["township", "name"], unique=False)
+    op.create_index(
+        "calibrations_township_station_start_time",
+        "calibrations",
+        ["township", "station", "start_time", "name"],
+        unique=False,
+    )
     op.create_table(
         "dead_letters",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1019,6 +1031,118 @@ def upgrade() -> None:
     op.create_index("quality_tolerances_owner", "quality_tolerances", ["owner", "name"], unique=False)
     op.create_index("quality_tolerances_region", "quality_tolerances", ["region", "name"], unique=False)
     op.create_table(
+        "reading_corrections",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("station", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("factor", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
+        sa.Column("reason", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("measured", sa.Double(), nullable=False),
+        sa.Column(
+            "correct_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint(
+            "region", "station", "factor", "time", "number", name="reading_corrections_unique_0"
+        ),
+        comment="village.habitat.v1.ReadingCorrection",
+    )
+    op.create_index(
+        "reading_corrections_alarm_time",
+        "reading_corrections",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("reading_corrections_owner", "reading_corrections", ["owner", "name"], unique=False)
+    op.create_index("reading_corrections_region", "reading_corrections", ["region", "name"], unique=False)
+    op.create_index(
+        "reading_corrections_region_station_time",
+        "reading_corrections",
+        ["region", "station", "time", "name"],
+        unique=False,
+    )
+    op.create_table(
+        "reading_days",
+        sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("day_ms", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("valid", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.Double(), nullable=False),
+        sa.Column("low", sa.Double(), nullable=False),
+        sa.Column("high", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("series", "day_ms"),
+        comment="what readings come to; of the valid ones",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "reading_hours",
+        sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("hour_ms", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("valid", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.Double(), nullable=False),
+        sa.Column("low", sa.Double(), nullable=False),
+        sa.Column("high", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("series", "hour_ms"),
+        comment="what readings come to; of the valid ones",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "reading_series",
+        sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("station", sa.Text(), nullable=False),
+        sa.Column("factor", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("series"),
+        comment="what a series of readings measures",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "readings",
+        sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column(
+            "time_ms",
+            sa.BigInteger(),
+            autoincrement=False,
+            nullable=False,
+            comment="milliseconds since 1970, UTC",
+        ),
+        sa.Column("value", sa.Double(), nullable=False, comment="as measured; never changed"),
+        sa.Column("flag", sa.Text(), nullable=False, comment="the device's own mark (HJ 212)"),
+        sa.Column("invalid", sa.Text(), nullable=False, comment="why it is not valid; empty when it is"),
+        sa.PrimaryKeyConstraint("series", "time_ms"),
+        comment="what stations measured",
+        postgresql_partition_by="RANGE (time_ms)",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "report_policies",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1540,6 +1664,62 @@ def upgrade() -> None:
     op.create_index("standards_owner", "standards", ["owner", "name"], unique=False)
     op.create_index("standards_region", "standards", ["region", "name"], unique=False)
     op.create_table(
+        "station_days",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("station", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("date", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "factors",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("valid_count", sa.BigInteger(), nullable=False),
+        sa.Column("expected_count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.StationDay",
+    )
+    op.create_index(
+        "station_days_alarm_time",
+        "station_days",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("station_days_owner", "station_days", ["owner", "name"], unique=False)
+    op.create_index("station_days_region", "station_days", ["region", "name"], unique=False)
+    op.create_index("station_days_region_date", "station_days", ["region", "date", "name"], unique=False)
+    op.create_index("station_days_township", "station_days", ["township", "name"], unique=False)
+    op.create_index("station_days_township_date", "station_days", ["township", "date", "name"], unique=False)
+    op.create_table(
         "stations",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1584,6 +1764,10 @@ def upgrade() -> None:
         sa.Column(
             "protocol_version", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
         ),
+        sa.Column("taken_command", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "access_code", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
         sa.Column(
             "instruments",
             postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
@@ -1611,7 +1795,13 @@ def upgrade() -> None:
     )
     op.create_index("stations_owner", "stations", ["owner", "name"], unique=False)
     op.create_index("stations_region", "stations", ["region", "name"], unique=False)
+    op.create_index(
+        "stations_region_device_number", "stations", ["region", "device_number", "name"], unique=False
+    )
     op.create_index("stations_township", "stations", ["township", "name"], unique=False)
+    op.create_index(
+        "stations_township_device_number", "stations", ["township", "device_number", "name"], unique=False
+    )
     op.create_table(
         "supply_actions",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
