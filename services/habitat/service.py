@@ -5,8 +5,10 @@ import pathlib
 from mesh import calls, runtime
 from services.habitat import (
     collectors,
+    eco_units,
     exceedances,
     figures,
+    hazards,
     limits,
     policies,
     readings,
@@ -14,15 +16,17 @@ from services.habitat import (
     reports,
     samples,
     schemes,
+    sorties,
     standards,
     stations,
     tables,
     toilets,
+    zones,
 )
 
 AREAS = (
     *(reports, policies, limits, toilets, standards, stations, readings),
-    *(schemes, samples, exceedances),
+    *(schemes, samples, exceedances, eco_units, zones, hazards, sorties),
 )
 """One file each: its records, its life cycles, its handlers, its limits."""
 

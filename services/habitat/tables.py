@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh import calls, errors, filters, lists, resources, store
 from village.habitat.v1 import limit_policy_pb2, report_pb2, report_policy_pb2
@@ -98,6 +99,17 @@ def matching(call: calls.Call, cls: Any, parent: str, **values: Any) -> list[str
     here = table.c.region == resources.region_in(parent)
     rows = call.select(sa.select(table.c.name).where(here, *wanted).order_by(table.c.name))
     return [name for (name,) in rows]
+
+
+def last_before(call: calls.Call, cls: Any, parent: str, field: str, at: Timestamp, **values: Any) -> str:
+    """Name of the record of a region with these values whose time in `field` is the last before `at`, or
+    empty."""
+    c = call.store.codec(cls).table.c
+    wanted = [c[other] == value for other, value in values.items()]
+    earlier = c[field] < call.store.instant(resources.moment(at))
+    statement = sa.select(c.name).where(c.region == resources.region_in(parent), *wanted, earlier)
+    rows = call.select(statement.order_by(c[field].desc(), c.name.desc()).limit(1))
+    return next((str(name) for (name,) in rows), "")
 
 
 def issued_for(call: calls.Call, cls: Any, parent: str, factor: str, at: datetime.datetime) -> str:
