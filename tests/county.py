@@ -23,6 +23,8 @@ VILLAGE = "360423100201"
 VILLAGE_UNIT = "54360423TE5T00032R"
 TOWN_UNIT = "N2360423TE5T00024K"
 COUNTY_UNIT = "91360423TE5T000169"
+LAB_UNIT, LAB_2_UNIT = "12360423TE5T00101K", "12360423TE5T00102N"
+FARM_UNIT, FARM_2_UNIT = "93360423TE5T00201X", "93360423TE5T002021"
 MONDAY = datetime.datetime(2026, 3, 2, 2, 0, tzinfo=datetime.UTC)  # 10:00 in Wuning
 
 
@@ -61,6 +63,11 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "county": {"sub": "officer-1", "roles": ["KA"]},
     "county_2": {"sub": "officer-2", "roles": ["KA"]},
     "inspector": {"sub": "inspector-1", "roles": ["KI"]},
+    "lab": {"sub": "analyst-1", "roles": ["LAB"], "organisation": LAB_UNIT},
+    "lab_2": {"sub": "analyst-9", "roles": ["LAB"], "organisation": LAB_2_UNIT},
+    "farm": {"sub": "farmer-1", "roles": ["EN"], "organisation": FARM_UNIT},
+    "farm_2": {"sub": "farmer-9", "roles": ["EN"], "organisation": FARM_2_UNIT},
+    "province": {"sub": "supervisor-1", "roles": ["PA"]},
     "auditor": {"sub": "auditor-1", "roles": ["AU"]},
     "device": {"sub": "wq-0001", "roles": ["DEV"], "organisation": None},
     "administrator": {"sub": "adm-1", "roles": ["ADM"]},

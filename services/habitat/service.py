@@ -5,21 +5,31 @@ import pathlib
 from mesh import calls, runtime
 from services.habitat import (
     collectors,
+    eco_units,
+    exceedances,
     figures,
+    hazards,
     limits,
     one_map,
     policies,
     readings,
     report_flow,
     reports,
+    samples,
+    schemes,
     sewage,
+    sorties,
     standards,
     stations,
     tables,
     toilets,
+    zones,
 )
 
-AREAS = (reports, policies, limits, toilets, standards, stations, readings, sewage, one_map)
+AREAS = (
+    *(reports, policies, limits, toilets, standards, stations, readings, sewage, one_map),
+    *(schemes, samples, exceedances, eco_units, zones, hazards, sorties),
+)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -28,6 +38,7 @@ def seed(call: calls.Call) -> None:
     policies.seed(call)
     standards.seed(call)
     sewage.seed(call)
+    exceedances.seed(call)
     for area in AREAS:
         limits.seed(call, getattr(area, "LIMITS", {}))
 

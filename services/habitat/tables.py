@@ -9,9 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh import calls, errors, filters, lists, resources, store
 from village.habitat.v1 import limit_policy_pb2, report_pb2, report_policy_pb2
+from village.habitat.v1.scheme_pb2 import VillageType
+from village.habitat.v1.station_pb2 import WaterSource
 
 
 def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
@@ -87,6 +90,53 @@ def report_counts(call: calls.Call, request: Any, cut_off: datetime.datetime) ->
             .where(*conditions)
         )[0]
     )
+
+
+def matching(call: calls.Call, cls: Any, parent: str, **values: Any) -> list[str]:
+    """Names of the records of a region that hold exactly these values, oldest first."""
+    table = call.store.codec(cls).table
+    wanted = [table.c[field] == value for field, value in values.items()]
+    here = table.c.region == resources.region_in(parent)
+    rows = call.select(sa.select(table.c.name).where(here, *wanted).order_by(table.c.name))
+    return [name for (name,) in rows]
+
+
+def last_before(call: calls.Call, cls: Any, parent: str, field: str, at: Timestamp, **values: Any) -> str:
+    """Name of the record of a region with these values whose time in `field` is the last before `at`, or
+    empty."""
+    c = call.store.codec(cls).table.c
+    wanted = [c[other] == value for other, value in values.items()]
+    earlier = c[field] < call.store.instant(resources.moment(at))
+    statement = sa.select(c.name).where(c.region == resources.region_in(parent), *wanted, earlier)
+    rows = call.select(statement.order_by(c[field].desc(), c.name.desc()).limit(1))
+    return next((str(name) for (name,) in rows), "")
+
+
+def issued_for(call: calls.Call, cls: Any, parent: str, factor: str, at: datetime.datetime) -> str:
+    """Name of what was issued for a factor, or else for all, and took effect last at or before `at`: by the
+    region, or else by one above it. Empty without one."""
+    c, region = call.store.codec(cls).table.c, resources.region_in(parent)
+    statement = (
+        sa.select(c.name)
+        .where(c.region.in_((region, f"{region[:4]}00", f"{region[:2]}0000")), c.factor.in_((factor, "")))
+        .where(c.effective_time <= call.store.instant(at))
+        .order_by(c.region.desc(), c.factor.desc(), c.effective_time.desc(), c.name.desc())
+        .limit(1)
+    )
+    return next((str(name) for (name,) in call.select(statement)), "")
+
+
+def sources_with_scheme(call: calls.Call, parent: str) -> tuple[int, int]:
+    """(those whose village type has a scheme in force, all) of the water sources that the caller may see."""
+    codec, types = call.store.codec(WaterSource), call.store.codec(VillageType).table
+    source = codec.table
+    covered = sa.exists().where(
+        types.c.region == source.c.region, types.c.code == source.c.village_type, types.c.scheme != ""
+    )
+    visible = lists.visible(codec, call.method, call.caller, call.reference, resources.region_in(parent))
+    counted = (sa.func.coalesce(sa.func.sum(sa.case((what, 1), else_=0)), 0) for what in (covered, sa.true()))
+    part, whole = call.select(sa.select(*counted).select_from(source).where(visible))[0]
+    return int(part), int(whole)
 
 
 # readings
