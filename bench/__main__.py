@@ -16,13 +16,26 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from bench import copying, figures, load, mesh, node, pages, places, reactions, relay, services, tracing
+from bench import (
+    copying,
+    figures,
+    load,
+    mesh,
+    node,
+    pages,
+    places,
+    reactions,
+    relay,
+    services,
+    telemetry,
+    tracing,
+)
 from deploy.local import broker
 from gateway import envoy
 
 NAMES = [
     *(*services.NAMES, *tracing.NAMES, *reactions.NAMES, *pages.NAMES, *relay.NAMES, *node.NAMES),
-    *(*copying.NAMES, *mesh.NAMES),
+    *(*copying.NAMES, *mesh.NAMES, *telemetry.NAMES),
 ]
 LIBRARIES = ("grpcio", "protobuf", "sqlalchemy", "psycopg", "nats-py")
 
@@ -66,6 +79,8 @@ def _measure(
         yield from copying.measure(wanted, folder, server, count)
     if wanted := [name for name in names if name in mesh.NAMES]:
         yield from mesh.measure(wanted, folder, count)
+    if wanted := [name for name in names if name in telemetry.NAMES]:
+        yield from telemetry.measure(wanted, folder, server)
     if wanted := [name for name in names if name in tracing.NAMES]:
         yield from tracing.measure(wanted, folder, server)
     if wanted := [name for name in names if name in reactions.NAMES]:

@@ -50,6 +50,9 @@ def _span(text: str) -> datetime.timedelta:
     default="",
     help="At a province: where other nodes call. Default: the gateway's address.",
 )
+@click.option(
+    "--feeds", default="", help="Where devices report: hj212=HOST:PORT,mqtt=HOST:PORT, either or both."
+)
 @click.option("--detach", is_flag=True, help="Return when the node is ready.")
 @click.option("--cors-origin", "cors_origins", multiple=True, help="Origin whose pages may call; repeatable.")
 @click.option(
@@ -83,6 +86,7 @@ def up(
     province: str,
     invite: str,
     office_address: str,
+    feeds: str,
     detach: bool,
     cors_origins: tuple[str, ...],
     database: str,
@@ -109,10 +113,21 @@ def up(
         issuers=issuers,
         joining=(province, invite) if province else None,
         office_address=office_address,
+        feeds=feeds,
         calls_per_second=calls_per_second,
         calls_per_caller=calls_per_caller,
         detach=detach,
     )
+
+
+@main.command()
+@_DATA
+@click.option("--number", required=True, help="The station's device number (MN).")
+def device(*, data: pathlib.Path, number: str) -> None:
+    """Let a station report by MQTT; prints its password."""
+    from cli import node
+
+    node.device(data, number)
 
 
 _ADMINISTRATOR = click.option(

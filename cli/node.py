@@ -6,6 +6,8 @@ import datetime
 import json
 import os
 import pathlib
+import re
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ def up(
     issuers: pathlib.Path | None,
     joining: tuple[str, str] | None,
     office_address: str,
+    feeds: str,
     calls_per_second: int,
     calls_per_caller: int,
     detach: bool,
@@ -59,6 +62,7 @@ def up(
             issuers=issuers,
             joining=joining,
             office_address=office_address,
+            feeds=feeds,
             calls_per_second=calls_per_second,
             calls_per_caller=calls_per_caller,
             otlp=otlp,
@@ -70,6 +74,27 @@ def up(
             _show(local.start(data, plan), "ready")
         except supervisor.AlreadyRunning:
             _show(local.wait(data), "already running")
+
+
+def device(data: pathlib.Path, number: str) -> None:
+    """Lets a station report by MQTT, and prints the password for it; a new one each time."""
+    import asyncio
+
+    from deploy.local import broker
+    from mesh import bus
+
+    if not re.fullmatch(r"[A-Za-z0-9]{6,24}", number):
+        raise click.UsageError("a device's number has 6 to 24 letters and digits")
+    with _refusals():
+        region, users = directory.region_of(data), data / directory.USERS
+        password = secrets.token_urlsafe(18)
+        kept = [u for u in json.loads(users.read_text())["users"] if u["user"] != number]
+        told = {"users": [*kept, broker.device(number, password, region)]}
+        directory.replace(users, json.dumps(told, indent=1))
+        if supervisor.locked(data):
+            port = local.state(data)["nats"].rpartition(":")[2]
+            asyncio.run(bus.reload(preparing.broker_url(data, "system", int(port))))
+        click.echo(password)
 
 
 def down(data: pathlib.Path) -> None:

@@ -16,16 +16,32 @@ _SUBSCRIBE = ["village.>", "_INBOX.>"]
 
 def users(passwords: Mapping[str, str], domains: Sequence[str], before: str = "") -> str:
     """The text of users.conf: this node's own users, and those of `before`, the file as it was, that are
-    the lines of other nodes. Separate from the rest, because the node process changes it while the broker
+    the lines of other nodes, and of devices. Separate from the rest, because it changes while the broker
     runs."""
-    service = {"publish": ["village.>", "$JS.API.>", "$JS.ACK.>", "_INBOX.>"], "subscribe": _SUBSCRIBE}
+    service = {
+        "publish": ["village.>", "readings.>", "$JS.API.>", "$JS.ACK.>", "_INBOX.>"],
+        "subscribe": [*_SUBSCRIBE, "$MQTT.sub.>"],
+    }
     subscriber = {"publish": _reading(domains), "subscribe": _SUBSCRIBE}
     own = [
         {"user": "service", "password": passwords["service"], "permissions": service},
         {"user": "subscriber", "password": passwords["subscriber"], "permissions": subscriber},
     ]
-    lines = [u for u in json.loads(before)["users"] if u["user"].startswith("node-")] if before else []
+    known = json.loads(before)["users"] if before else []
+    lines = [u for u in known if u["user"].startswith("node-") or u.get("allowed_connection_types")]
     return json.dumps({"users": [*own, *lines]}, indent=1)
+
+
+def device(number: str, password: str, region: str) -> dict[str, Any]:
+    """The user of a station that reports by MQTT: it publishes its own readings, and hears what became of
+    them, and nothing else."""
+    topic = f"readings.{region}.{number}"
+    return {
+        "user": number, "password": password, "allowed_connection_types": ["MQTT"],
+        "permissions": {
+            "publish": [topic], "subscribe": [f"{topic}.answer", "$MQTT.sub.>", "$MQTT.deliver.>"],
+        },
+    }  # fmt: skip
 
 
 def configuration(
@@ -37,10 +53,12 @@ def configuration(
     users_file: str,
     leaves: int = 0,
     line: str = "",
+    mqtt: str = "",
 ) -> str:
     """The text of nats.conf. It holds passwords. JSON is a part of that format, except for the escapes of
     JSON: what goes in is ASCII, and `store` is seen from the node's directory, whatever its name. `leaves`:
-    the port where lines of other nodes end, behind the gateway; `line`: the URL of this node's own."""
+    the port where lines of other nodes end, behind the gateway; `line`: the URL of this node's own; `mqtt`:
+    where devices report, HOST:PORT."""
     content: dict[str, Any] = {
         "server_name": server_name,
         "host": "127.0.0.1",
@@ -66,6 +84,9 @@ def configuration(
     if line:
         remote = {"url": line, "ws_compression": True, "first_info_timeout": "10s"}
         content["leafnodes"] = {"reconnect": "1s", "no_advertise": True, "remotes": [remote]}
+    if mqtt:
+        host, _, at = mqtt.rpartition(":")
+        content["mqtt"] = {"host": host, "port": int(at), "reject_qos2_publish": True}
     text = json.dumps(content, indent=1)
     return f'{text[:-2]},\n "authorization" {{ include "{users_file}" }}\n}}\n'
 

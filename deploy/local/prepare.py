@@ -43,6 +43,8 @@ class Plan:
     """Elsewhere: the address of the province's office, and the code, which is needed once."""
     issuers: pathlib.Path | None = None
     """Production: whose tokens count. None: the node vouches for itself with a development issuer."""
+    feeds: str = ""
+    """Where devices report, as in `mesh.config`: `hj212=HOST:PORT,mqtt=HOST:PORT`."""
     otlp: str = ""
     """Where gateway and services send traces: HOST:PORT. Nowhere when empty."""
     trace_ratio: float = 0.1
@@ -108,6 +110,7 @@ def _configure_broker(data: pathlib.Path, plan: Plan) -> None:
         passwords=words,
         users_file=users.name,
         leaves=plan.port + LEAVES if (data / directory.AUTHORITY_KEY).exists() else 0,
+        mqtt=dict(pair.split("=", 1) for pair in plan.feeds.split(",") if pair).get("mqtt", ""),
         line=f"ws://{line['user']}:{line['password']}@127.0.0.1:{plan.port + LINE}" if line else "",
     )
     directory.replace(data / "secrets/nats.conf", text)
@@ -163,6 +166,7 @@ def environment(data: pathlib.Path, plan: Plan) -> dict[str, str]:
         **directory.files(data),
         **_lines(data, plan),
         "VILLAGEMESH_ISSUERS": str(issuers_file(data, plan).resolve()),
+        "VILLAGEMESH_FEEDS": plan.feeds,
         "VILLAGEMESH_OTLP": plan.otlp,
         "VILLAGEMESH_TRACE_RATIO": str(plan.trace_ratio),
     }

@@ -84,12 +84,13 @@ class Intake:
             if left.times:
                 fresh.append((number, left))
         cod = next((a for _, a in fresh if a.instrument.factor == series.COD), None)
+        idle = _not_measuring(opened, station, [each for _, each in fresh])
         for number, each in fresh:
             last, times, values = self._last.get(number), each.times, each.values
             before = last if last is not None and last.time < times[0] else None
             arrival = series.Arrival(
                 each.instrument, times, values, each.flags, before,
-                _not_measuring(opened, station, each.instrument.factor, times),
+                {why: at for (of, why), at in idle.items() if of in ("", each.instrument.factor)},
             )  # fmt: skip
             invalid = series.judge(arrival)
             if invalid is None and cod is not None and each.instrument.factor == series.BOD:
@@ -99,9 +100,9 @@ class Intake:
                 values = [0.0 if why == "NAN" else v for v, why in zip(values, invalid, strict=True)]
             columns.append((number, times, values, each.flags, invalid))
             known.append({"series": number, "station": station.name, "factor": each.instrument.factor})
-            for name, span in (("reading_hours", HOUR_MS), ("reading_days", DAY_MS)):
-                for one in series.sums(times, values, invalid, span):
-                    sums[name].append({"series": number, **dataclasses.asdict(one)})
+            for name, length in (("reading_hours", HOUR_MS), ("reading_days", DAY_MS)):
+                for one in series.sums(times, values, invalid, length):
+                    sums[name].append({"series": number, **vars(one)})
             if last is None or last.time < times[0]:
                 lasts[number] = series.last_of(times, values, before)
             found.taken += len(times)
@@ -154,16 +155,19 @@ def _month(year: int, month: int) -> tuple[int, int]:
 
 
 def _not_measuring(
-    opened: store.Store, station: Station, factor: str, times: Sequence[int]
-) -> Mapping[str, Sequence[series.Span]]:
-    """When the instrument was calibrated and the station out of service, as far as it touches these times."""
-    found: dict[str, list[series.Span]] = {}
+    opened: store.Store, station: Station, arrived: Sequence[_Arrived]
+) -> Mapping[tuple[str, str], list[series.Span]]:
+    """When which factor's instrument was calibrated, and with "" the station out of service, by the reason,
+    as far as it touches what has arrived."""
+    found: dict[tuple[str, str], list[series.Span]] = {}
+    if not arrived:
+        return found
+    span = min(each.times[0] for each in arrived), max(each.times[-1] for each in arrived)
     if station.HasField("out_of_service_until"):
         until = resources.moment(station.out_of_service_until)
-        found["SERVICE"] = [(0, int(until.timestamp() * 1000))]
-    spans = tables.calibrated(opened, Calibration, station.name, factor, (times[0], times[-1]))
-    if spans:
-        found["CALIBRATION"] = spans
+        found["", "SERVICE"] = [(0, int(until.timestamp() * 1000))]
+    for factor, start, end in tables.calibrated(opened, Calibration, station.name, span):
+        found.setdefault((factor, "CALIBRATION"), []).append((start, end))
     return found
 
 

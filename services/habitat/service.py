@@ -16,6 +16,7 @@ from services.habitat import (
     reports,
     samples,
     schemes,
+    sewage,
     sorties,
     standards,
     stations,
@@ -25,7 +26,7 @@ from services.habitat import (
 )
 
 AREAS = (
-    *(reports, policies, limits, toilets, standards, stations, readings),
+    *(reports, policies, limits, toilets, standards, stations, readings, sewage),
     *(schemes, samples, exceedances, eco_units, zones, hazards, sorties),
 )
 """One file each: its records, its life cycles, its handlers, its limits."""
@@ -35,6 +36,7 @@ def seed(call: calls.Call) -> None:
     """What the domain cannot work without."""
     policies.seed(call)
     standards.seed(call)
+    sewage.seed(call)
     exceedances.seed(call)
     for area in AREAS:
         limits.seed(call, getattr(area, "LIMITS", {}))

@@ -342,6 +342,26 @@ def stations_of(opened: store.Store, cls: Any, number: str) -> list[str]:
     return [name for (name,) in opened.database.select(asked)]
 
 
+def stations_at(call: calls.Call, cls: Any, subject: str) -> list[Any]:
+    """The stations that stand at something, such as a facility."""
+    codec = call.store.codec(cls)
+    asked = sa.select(*codec.columns).where(codec.table.c.subject == subject).order_by(codec.table.c.name)
+    return [codec.decode(row).message for row in call.select(asked)]
+
+
+def rating_rule(call: calls.Call, cls: Any, region: str, month: str) -> Any:
+    """The rule of a region that holds for a month: the last that began by then."""
+    codec = call.store.codec(cls)
+    c = codec.table.c
+    asked = (
+        sa.select(*codec.columns)
+        .where(c.region == region, c.from_month <= month)
+        .order_by(c.from_month.desc(), c.name.desc())
+        .limit(1)
+    )
+    return codec.decode(call.select(asked)[0]).message
+
+
 def seen_stations(call: calls.Call, cls: Any, parent: str) -> list[str]:
     """Names of the stations that the caller may see in a region."""
     codec = call.store.codec(cls)
@@ -350,19 +370,21 @@ def seen_stations(call: calls.Call, cls: Any, parent: str) -> list[str]:
 
 
 def calibrated(
-    opened: store.Store, cls: Any, station: str, factor: str, within: tuple[int, int]
-) -> list[tuple[int, int]]:
-    """The spans in which an instrument was calibrated, as far as they touch a time, in milliseconds."""
-    codec = opened.codec(cls)
-    t = codec.table
-    moments = (resources.EPOCH + datetime.timedelta(milliseconds=ms) for ms in within)
-    begin, end = map(opened.instant, moments)
-    rows = opened.database.select(
-        sa.select(t.c.start_time, t.c.end_time).where(
-            t.c.station == station, t.c.factor == factor, t.c.start_time <= end, t.c.end_time > begin
-        )
+    opened: store.Store, cls: Any, station: str, within: tuple[int, int]
+) -> list[tuple[str, int, int]]:
+    """(factor, start, end) of the calibrations of a station that touch a span, in milliseconds."""
+    t = opened.codec(cls).table
+    sql = opened.database.prepare(
+        "calibrated",
+        lambda: sa.select(t.c.factor, t.c.start_time, t.c.end_time).where(
+            t.c.station == sa.bindparam("station", type_=sa.Text),
+            t.c.start_time <= sa.bindparam("last", type_=t.c.start_time.type),
+            t.c.end_time > sa.bindparam("first", type_=t.c.end_time.type),
+        ),
     )
-    return [(_ms(resources.when(start)), _ms(resources.when(stop))) for start, stop in rows]
+    first, last = (opened.instant(resources.EPOCH + datetime.timedelta(milliseconds=ms)) for ms in within)
+    rows = opened.database.fetch(sql, {"station": station, "first": first, "last": last})
+    return [(factor, _ms(resources.when(start)), _ms(resources.when(end))) for factor, start, end in rows]
 
 
 def _ms(moment: datetime.datetime) -> int:

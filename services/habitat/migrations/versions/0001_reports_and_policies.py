@@ -1424,6 +1424,72 @@ def upgrade() -> None:
     op.create_index("monitoring_schemes_owner", "monitoring_schemes", ["owner", "name"], unique=False)
     op.create_index("monitoring_schemes_region", "monitoring_schemes", ["region", "name"], unique=False)
     op.create_table(
+        "operation_ratings",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("facility", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("month", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("grade", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "running",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "compliance",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("treated_m3", sa.Double(), nullable=False),
+        sa.Column("load_percent", sa.Double(), nullable=False),
+        sa.Column("rule", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("running_hours", sa.BigInteger(), nullable=False),
+        sa.Column("month_hours", sa.BigInteger(), nullable=False),
+        sa.Column("compliant_hours", sa.BigInteger(), nullable=False),
+        sa.Column("measured_hours", sa.BigInteger(), nullable=False),
+        sa.Column("design_m3", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "facility", "month", name="operation_ratings_unique_0"),
+        comment="village.habitat.v1.OperationRating",
+    )
+    op.create_index(
+        "operation_ratings_alarm_time",
+        "operation_ratings",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("operation_ratings_owner", "operation_ratings", ["owner", "name"], unique=False)
+    op.create_index("operation_ratings_region", "operation_ratings", ["region", "name"], unique=False)
+    op.create_index("operation_ratings_township", "operation_ratings", ["township", "name"], unique=False)
+    op.create_table(
         "quality_controls",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1532,6 +1598,48 @@ def upgrade() -> None:
     )
     op.create_index("quality_tolerances_owner", "quality_tolerances", ["owner", "name"], unique=False)
     op.create_index("quality_tolerances_region", "quality_tolerances", ["region", "name"], unique=False)
+    op.create_table(
+        "rating_rules",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("from_month", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("basis", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("good_running_percent", sa.Double(), nullable=False),
+        sa.Column("fair_running_percent", sa.Double(), nullable=False),
+        sa.Column("good_compliance_percent", sa.Double(), nullable=False),
+        sa.Column("fair_compliance_percent", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.RatingRule",
+    )
+    op.create_index(
+        "rating_rules_alarm_time",
+        "rating_rules",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("rating_rules_owner", "rating_rules", ["owner", "name"], unique=False)
+    op.create_index("rating_rules_region", "rating_rules", ["region", "name"], unique=False)
     op.create_table(
         "reading_corrections",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -2106,6 +2214,68 @@ def upgrade() -> None:
         ["township", "state", "due_time", "name"],
         unique=False,
     )
+    op.create_table(
+        "sewage_facilities",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("process", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("design_m3_per_day", sa.Double(), nullable=False),
+        sa.Column("households", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "outlets",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "pumps", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("operator", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.SewageFacility",
+    )
+    op.create_index(
+        "sewage_facilities_alarm_time",
+        "sewage_facilities",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("sewage_facilities_owner", "sewage_facilities", ["owner", "name"], unique=False)
+    op.create_index("sewage_facilities_region", "sewage_facilities", ["region", "name"], unique=False)
+    op.create_index("sewage_facilities_township", "sewage_facilities", ["township", "name"], unique=False)
     op.create_table(
         "sorties",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
