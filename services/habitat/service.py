@@ -1,6 +1,7 @@
 """The habitat service: the list of what it consists of."""
 
 import pathlib
+from typing import Any
 
 from mesh import calls, runtime
 from services.habitat import (
@@ -10,6 +11,7 @@ from services.habitat import (
     figures,
     hazards,
     limits,
+    machinery,
     policies,
     readings,
     report_flow,
@@ -27,7 +29,7 @@ from services.habitat import (
 
 AREAS = (
     *(reports, policies, limits, toilets, standards, stations, readings, sewage),
-    *(schemes, samples, exceedances, eco_units, zones, hazards, sorties),
+    *(schemes, samples, exceedances, eco_units, zones, hazards, sorties, machinery),
 )
 """One file each: its records, its life cycles, its handlers, its limits."""
 
@@ -42,13 +44,19 @@ def seed(call: calls.Call) -> None:
         limits.seed(call, getattr(area, "LIMITS", {}))
 
 
+def tick(process: Any, hosted: Any) -> None:
+    """What is done about once a second."""
+    readings.tick(process, hosted)
+    machinery.tick(process, hosted)
+
+
 SERVICE = runtime.Service(
     domain="habitat",
     package="village.habitat.v1",
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
     series=tables.series_tables,
-    ticks=readings.tick,
+    ticks=tick,
     feeds=collectors.FEEDS,
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},

@@ -1036,6 +1036,101 @@ def upgrade() -> None:
     op.create_index("image_sets_owner", "image_sets", ["owner", "name"], unique=False)
     op.create_index("image_sets_region", "image_sets", ["region", "name"], unique=False)
     op.create_table(
+        "job_rules",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "effective_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("least_depth_cm", sa.Double(), nullable=False),
+        sa.Column("longest_gap_s", sa.BigInteger(), nullable=False),
+        sa.Column("fastest_kmh", sa.Double(), nullable=False),
+        sa.Column("least_ratio_percent", sa.Double(), nullable=False),
+        sa.Column("basis", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("confidence", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.JobRule",
+    )
+    op.create_index(
+        "job_rules_alarm_time",
+        "job_rules",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("job_rules_owner", "job_rules", ["owner", "name"], unique=False)
+    op.create_index("job_rules_region", "job_rules", ["region", "name"], unique=False)
+    op.create_table(
+        "job_tracks",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("job", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "points", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("point_count", sa.BigInteger(), nullable=False),
+        sa.Column("dropped_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "expire_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.JobTrack",
+    )
+    op.create_index(
+        "job_tracks_alarm_time",
+        "job_tracks",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("job_tracks_owner", "job_tracks", ["owner", "name"], unique=False)
+    op.create_index("job_tracks_region", "job_tracks", ["region", "name"], unique=False)
+    op.create_table(
         "lab_results",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1148,6 +1243,152 @@ def upgrade() -> None:
     )
     op.create_index("limit_policies_owner", "limit_policies", ["owner", "name"], unique=False)
     op.create_index("limit_policies_region", "limit_policies", ["region", "name"], unique=False)
+    op.create_table(
+        "machinery_jobs",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("machine", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("terminal", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("working_width_m", sa.Double(), nullable=False),
+        sa.Column("starter", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "start_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "end_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("claimed_mu", sa.Double(), nullable=False),
+        sa.Column("claimed_m2", sa.Double(), nullable=False),
+        sa.Column("rule", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("worked_m2", sa.Double(), nullable=False),
+        sa.Column("worked_mu", sa.Double(), nullable=False),
+        sa.Column("overlap_m2", sa.Double(), nullable=False),
+        sa.Column("mean_depth_cm", sa.Double(), nullable=False),
+        sa.Column("point_count", sa.BigInteger(), nullable=False),
+        sa.Column("dropped_count", sa.BigInteger(), nullable=False),
+        sa.Column("ratio_percent", sa.Double(), nullable=False),
+        sa.Column("verified_m2", sa.Double(), nullable=False),
+        sa.Column("verified_mu", sa.Double(), nullable=False),
+        sa.Column(
+            "verify_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "settle_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("open_key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=True),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "open_key", name="machinery_jobs_unique_0"),
+        comment="village.habitat.v1.MachineryJob",
+    )
+    op.create_index(
+        "machinery_jobs_alarm_time",
+        "machinery_jobs",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("machinery_jobs_owner", "machinery_jobs", ["owner", "name"], unique=False)
+    op.create_index("machinery_jobs_region", "machinery_jobs", ["region", "name"], unique=False)
+    op.create_index(
+        "machinery_jobs_region_machine_state",
+        "machinery_jobs",
+        ["region", "machine", "state", "name"],
+        unique=False,
+    )
+    op.create_index("machinery_jobs_township", "machinery_jobs", ["township", "name"], unique=False)
+    op.create_index(
+        "machinery_jobs_township_machine_state",
+        "machinery_jobs",
+        ["township", "machine", "state", "name"],
+        unique=False,
+    )
+    op.create_table(
+        "machines",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("number", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("owner_unit", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "kinds", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("working_width_m", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "number", name="machines_unique_0"),
+        comment="village.habitat.v1.Machine",
+    )
+    op.create_index(
+        "machines_alarm_time",
+        "machines",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("machines_owner", "machines", ["owner", "name"], unique=False)
+    op.create_index("machines_region", "machines", ["region", "name"], unique=False)
+    op.create_index("machines_township", "machines", ["township", "name"], unique=False)
     op.create_table(
         "mesh_attachment",
         sa.Column("sha256", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -2662,6 +2903,54 @@ def upgrade() -> None:
     op.create_index("survey_tips_owner", "survey_tips", ["owner", "name"], unique=False)
     op.create_index("survey_tips_region", "survey_tips", ["region", "name"], unique=False)
     op.create_index("survey_tips_township", "survey_tips", ["township", "name"], unique=False)
+    op.create_table(
+        "terminals",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("machine", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("device", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "device", name="terminals_unique_0"),
+        comment="village.habitat.v1.Terminal",
+    )
+    op.create_index(
+        "terminals_alarm_time",
+        "terminals",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("terminals_owner", "terminals", ["owner", "name"], unique=False)
+    op.create_index("terminals_region", "terminals", ["region", "name"], unique=False)
+    op.create_index("terminals_township", "terminals", ["township", "name"], unique=False)
     op.create_table(
         "toilets",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
