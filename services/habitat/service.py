@@ -5,13 +5,18 @@ from typing import Any
 
 from mesh import calls, runtime
 from services.habitat import (
+    agro_points,
+    black_soil,
     collectors,
     eco_units,
     exceedances,
+    extension,
+    farm_waste,
     figures,
     hazards,
     limits,
     machinery,
+    observation,
     policies,
     readings,
     report_flow,
@@ -30,6 +35,7 @@ from services.habitat import (
 AREAS = (
     *(reports, policies, limits, toilets, standards, stations, readings, sewage),
     *(schemes, samples, exceedances, eco_units, zones, hazards, sorties, machinery),
+    *(black_soil, agro_points, farm_waste, observation, extension),
 )
 """One file each: its records, its life cycles, its handlers, its limits."""
 
