@@ -21,20 +21,17 @@ def compared(county: County, **fields: object) -> pb.StationComparison:
         "factor": "w01018", "compare_time": before(county, hours=1), "value": 11, "reference_value": 10,
         "tolerance_percent": 10, "basis": "HJ 915.3", **fields,
     }  # fmt: skip
-    wanted.setdefault("station", station(county).name if "station" not in fields else "")
-    wanted.setdefault("reference_station", second(county) if "reference_station" not in fields else "")
+    if not fields.keys() & {"station", "reference_station"}:
+        wanted |= {"station": station(county).name, "reference_station": second(county)}
     request = pb.CreateStationComparisonRequest(parent=PARENT, station_comparison=wanted)
     made: pb.StationComparison = county.call("county", request)
     return made
 
 
 def anomaly(county: County, who: str = "village", **fields: object) -> str:
-    wanted = {
-        "station": station(county).name,
-        "kind": A.KIND_DAMAGED,
-        "description": "探头被泥覆盖",
-        **fields,
-    }
+    wanted = {"kind": A.KIND_DAMAGED, "description": "探头被泥覆盖", **fields}
+    if "station" not in fields:
+        wanted["station"] = station(county).name
     return str(county.call(who, pb.ReportAnomalyRequest(parent=PARENT, anomaly=wanted)).name)
 
 
@@ -86,7 +83,8 @@ class TestAnomalies:
 
     def test_are_told_by_the_device_too_and_of_the_own_township(self, county: County) -> None:
         anomaly(county, "device", kind=A.KIND_SILENT)
-        wanted = {"station": station(county).name, "kind": A.KIND_SITE}
+        (kept,) = county.call("county", pb.ListAnomaliesRequest(parent=PARENT)).anomalies
+        wanted = {"station": kept.station, "kind": A.KIND_SITE}
         request = pb.ReportAnomalyRequest(parent=PARENT, anomaly=wanted)
         assert refusal(county, "other_town", request) == "FORBIDDEN"
         with pytest.raises(errors.Invalid, match=r"anomaly\.station"):
