@@ -73,6 +73,8 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "farm_2": {"sub": "farmer-9", "roles": ["EN"], "organisation": FARM_2_UNIT},
     "province": {"sub": "supervisor-1", "roles": ["PA"]},
     "auditor": {"sub": "auditor-1", "roles": ["AU"]},
+    "tractor": {"sub": "nj-0001", "roles": ["DEV"], "organisation": None},
+    "tractor_2": {"sub": "nj-0002", "roles": ["DEV"], "organisation": None},
     "device": {"sub": "wq-0001", "roles": ["DEV"], "organisation": None},
     "administrator": {"sub": "adm-1", "roles": ["ADM"]},
     "security": {"sub": "sec-1", "roles": ["SEC"]},

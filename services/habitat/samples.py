@@ -4,7 +4,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, tables
+from services.habitat import figures, tables, units
 from village.habitat.v1 import sample_pb2 as pb
 from village.habitat.v1.sample_pb2 import (
     AnalysisBatch,
@@ -103,19 +103,6 @@ def blurred(source: WaterSource) -> dict[str, float]:
 
 
 # handlers
-
-
-def of_the_laboratory(list_: Any) -> Any:
-    """A list that shows a laboratory what is with it only."""
-
-    def listed(request: Any, call: calls.Call) -> Any:
-        beyond = any(rule.roles & call.caller.roles for rule in call.method.rules if not rule.handling_unit)
-        if not beyond:
-            own = f'laboratory = "{call.caller.organisation}"'
-            request.filter = f"({request.filter}) AND {own}" if request.filter.strip() else own
-        return list_(request, call)
-
-    return listed
 
 
 def take_sample(request: pb.TakeSampleRequest, call: calls.Call) -> Sample:
@@ -295,4 +282,4 @@ HANDLERS: dict[str, Any] = {
     "CreateQualityControl": create_quality_control,
 }
 for _of in ("ListSamples", "ListAnalysisBatches", "ListLabResults", "ListQualityControls"):
-    HANDLERS[_of] = of_the_laboratory(HANDLERS[_of])
+    HANDLERS[_of] = units.own(HANDLERS[_of], "laboratory")

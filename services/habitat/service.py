@@ -1,15 +1,22 @@
 """The habitat service: the list of what it consists of."""
 
 import pathlib
+from typing import Any
 
 from mesh import calls, runtime
 from services.habitat import (
+    agro_points,
+    black_soil,
     collectors,
     eco_units,
     exceedances,
+    extension,
+    farm_waste,
     figures,
     hazards,
     limits,
+    machinery,
+    observation,
     one_map,
     policies,
     readings,
@@ -28,7 +35,8 @@ from services.habitat import (
 
 AREAS = (
     *(reports, policies, limits, toilets, standards, stations, readings, sewage, one_map),
-    *(schemes, samples, exceedances, eco_units, zones, hazards, sorties),
+    *(schemes, samples, exceedances, eco_units, zones, hazards, sorties, machinery),
+    *(black_soil, agro_points, farm_waste, observation, extension),
 )
 """One file each: its records, its life cycles, its handlers, its limits."""
 
@@ -43,13 +51,19 @@ def seed(call: calls.Call) -> None:
         limits.seed(call, getattr(area, "LIMITS", {}))
 
 
+def tick(process: Any, hosted: Any) -> None:
+    """What is done about once a second."""
+    readings.tick(process, hosted)
+    machinery.tick(process, hosted)
+
+
 SERVICE = runtime.Service(
     domain="habitat",
     package="village.habitat.v1",
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
     series=tables.series_tables,
-    ticks=readings.tick,
+    ticks=tick,
     feeds=collectors.FEEDS,
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},

@@ -112,15 +112,24 @@ def last_before(call: calls.Call, cls: Any, parent: str, field: str, at: Timesta
     return next((str(name) for (name,) in rows), "")
 
 
-def issued_for(call: calls.Call, cls: Any, parent: str, factor: str, at: datetime.datetime) -> str:
-    """Name of what was issued for a factor, or else for all, and took effect last at or before `at`: by the
-    region, or else by one above it. Empty without one."""
+def passed(store_: store.Store, cls: Any, field: str, now: datetime.datetime, most: int) -> list[str]:
+    """Names of records whose time in `field` has passed, the earliest first."""
+    c = store_.codec(cls).table.c
+    statement = sa.select(c.name).where(c[field] < store_.instant(now)).order_by(c[field]).limit(most)
+    return [name for (name,) in store_.database.select(statement)]
+
+
+def issued_for(
+    call: calls.Call, cls: Any, parent: str, what: str, at: datetime.datetime, *, field: str = "factor"
+) -> str:
+    """Name of what was issued for a factor or a kind, or else for all, and took effect last at or before
+    `at`: by the region, or else by one above it. Empty without one."""
     c, region = call.store.codec(cls).table.c, resources.region_in(parent)
     statement = (
         sa.select(c.name)
-        .where(c.region.in_((region, f"{region[:4]}00", f"{region[:2]}0000")), c.factor.in_((factor, "")))
+        .where(c.region.in_((region, f"{region[:4]}00", f"{region[:2]}0000")), c[field].in_((what, "")))
         .where(c.effective_time <= call.store.instant(at))
-        .order_by(c.region.desc(), c.factor.desc(), c.effective_time.desc(), c.name.desc())
+        .order_by(c.region.desc(), c[field].desc(), c.effective_time.desc(), c.name.desc())
         .limit(1)
     )
     return next((str(name) for (name,) in call.select(statement)), "")
