@@ -78,16 +78,16 @@ class Routes:
 
     def _pass_or_defer(self, owner: str, endpoint: Any, incoming: Any, asking: Any) -> Any:
         """The owner's answer; when it does not come in time, a delivery's."""
-        method, store, me = endpoint.method, endpoint.store, self.directory.region
-        raw, record = deliveries.prepared(method, incoming.raw, asking.now)
+        me = self.directory.region
+        waiting = deliveries.Deferral(endpoint.store, me, endpoint, asking, incoming.raw)
         patience = min(links.until(incoming.remaining) * 0.6, deliveries.DIRECT_S)
         try:
             return self._pass(
-                owner, endpoint, dataclasses.replace(incoming, raw=raw, remaining=patience), asking
+                owner, endpoint, dataclasses.replace(incoming, raw=waiting.raw, remaining=patience), asking
             )
         except (errors.Unavailable, errors.DeadlineExceeded):
             asking.passed_to = ""
-        name, answer = deliveries.defer(store, me, endpoint, asking, raw=raw, record=record)
+        name, answer = waiting.keep()
         incoming.told[deliveries.HEADER] = name
         incoming.told.pop(AS_OF, None)
         return rpc.masked(answer)
