@@ -79,6 +79,8 @@ class Links:
         """Set when the province says that the directory has changed."""
         self.marked: Callable[[str, str], None] = lambda _node, _domain: None
         """Called when a node says that a log of its domain has grown."""
+        self.heard: dict[str, float] = {}
+        """By node, when it last said anything by itself; by `time.monotonic`."""
 
     # asking
 
@@ -217,7 +219,9 @@ class Links:
 
     async def _mark(self, message: Msg) -> None:
         *_, province, city, county, domain = message.subject.split(".")
-        self.marked(f"{province}{city}{county}", domain)
+        node = f"{province}{city}{county}"
+        self.heard[node] = time.monotonic()
+        self.marked(node, domain)
 
     async def _directory(self, _message: Msg) -> None:
         self.told.set()

@@ -100,8 +100,6 @@ class Store:
         """Files of a region that moves here, as far as they have come."""
         self.reduced: dict[tuple[str, str], str] = {}
         """By region that has moved away and kind, up to which record only what may leave is left."""
-        self.late: dict[tuple[str, str], int] = {}
-        """By region and former owner, up to which number its late events were set aside."""
         self.copied = 0
         """Counts up when the log of another node is copied for the first time."""
         self.calendar = calendar.Calendar({})
