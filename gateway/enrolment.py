@@ -196,8 +196,9 @@ def renew_bundle(request: pb.RenewBundleRequest, call: calls.Call) -> pb.RenewBu
     call.services.node.lines.heard[call.caller.region] = time.monotonic()
     view = call.services.node.directory.view
     if view.version == request.version and call.now < view.issued + bundles.RENEWED:
-        return pb.RenewBundleResponse()
+        return pb.RenewBundleResponse(time=resources.stamp(call.now))
     return pb.RenewBundleResponse(
+        time=resources.stamp(call.now),
         certificate=office.authority.certify(enrolment.public_key, call.caller.region, call.now),
         bundle=office.published(),
     )
