@@ -5,10 +5,7 @@ resources. Statements are built with SQLAlchemy Core once per shape and then run
 import contextlib
 import dataclasses
 import functools
-import math
 import operator
-import os
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -132,11 +129,6 @@ class Database:
         self._connections.clear()
         self._own = threading.local()
         self.engine.dispose()
-
-    def free_bytes(self) -> float:
-        """Room left on the database's disk; infinite for a database server, which minds its own."""
-        folder = os.path.dirname(self.engine.url.database or "")
-        return shutil.disk_usage(folder or ".").free if self.sqlite else math.inf
 
     def prepare(self, key: object, build: Callable[[], Any]) -> Sql:
         """The driver's SQL for a statement, compiled once per key."""
@@ -351,6 +343,8 @@ class Database:
         if not isinstance(fault, dbapi.OperationalError):  # type: ignore[union-attr]
             raise fault
         self._forget(connection)
+        if state == "53100" or getattr(fault, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise errors.DiskFull(what="the database", delay=10.0) from fault
         if self.sqlite or state is not None:  # the server answered that it did not
             raise errors.Unavailable(what="the database", delay=2.0) from fault
         raise errors.DeadlineExceeded from fault  # the line broke: it may have been done

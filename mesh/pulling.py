@@ -84,6 +84,8 @@ class Passing:
         before = max(before, answer.floor - 1)  # what is trimmed there is lost to subscribers here
         rows = copies.unpacked(answer.rows)
         copies.follow(rows, before)
+        if rows and self._store.cramped():
+            raise errors.DiskFull(what="the broker")
         if self._client is None:
             self._client = await bus.connect(self._url)
             await bus.ensure_stream(self._client, self._domain)

@@ -5,6 +5,8 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +37,9 @@ from village.mesh.v1 import (
 from village.type.v1 import level_pb2, step_pb2
 
 RECENT_S = 1.0
+LEAST_BYTES = 32 * 1024 * 1024
+"""With less room on its disk a node says that it is full. Broker and database have the same, and the last of
+it is the database's: a broker that met the end of a disk stores nothing more until it is started anew."""
 ALIKE = (
     calendar_pb2.Calendar,
     delegation_pb2.Delegation,
@@ -105,6 +110,11 @@ class Store:
         self.calendar = calendar.Calendar({})
         self._policies: dict[str, Any] = {}
         self._recent: dict[Any, tuple[float, Sequence[Any]]] = {}
+
+    def cramped(self) -> bool:
+        """Whether there is little room on the database's disk; never for a server, which minds its own."""
+        folder = os.path.dirname(self.database.engine.url.database or "")
+        return self.sqlite and shutil.disk_usage(folder or ".").free < LEAST_BYTES
 
     def codec(self, cls: type[Message]) -> resources.Codec:
         return self.codecs[cls.DESCRIPTOR.full_name]
