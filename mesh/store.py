@@ -214,11 +214,11 @@ class Store:
 
     def step_values(self, name: str, step: step_pb2.Step) -> dict[str, Any]:
         """A step as a row."""
-        due = self.instant(resources.moment(step.due_time)) if step.HasField("due_time") else None
+        due = resources.stamped(step.due_time, sqlite=self.sqlite) if step.HasField("due_time") else None
         return {
             "name": name, "number": step.number, "action": step.action, "from_state": step.from_state,
             "to_state": step.to_state, "actor": step.actor, "role": step.role,
-            "organisation": step.organisation, "time": self.instant(resources.moment(step.time)),
+            "organisation": step.organisation, "time": resources.stamped(step.time, sqlite=self.sqlite),
             "reason": self.rings.data.encrypt(step.reason, f"{name}/steps/{step.number}/reason"),
             "due_time": due, "level": _level_names.get(step.level) or str(step.level),
             "unit": step.unit, "deputy": step.deputy, "cause": step.cause,
@@ -250,7 +250,7 @@ class Store:
             values = {k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names}
             return insert.values(values).on_conflict_do_nothing()
 
-        sql = self.database.prepare(("missing", table.name, names), build)
+        sql = self.database.prepare(("missing", table.name, names), build, many=True)
         given = [{f"x_{k}": v for k, v in row.items()} for row in rows]
         self.database.transact(lambda cursor: self.database.run_many(cursor, sql, given) and None)
 
