@@ -92,6 +92,12 @@ def texts(of: Any, seen: tuple[str, ...] = ()) -> Iterator[list[FieldDescriptor]
                 yield [field, *rest]
 
 
+NUMBERS = (
+    *(FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_DOUBLE),
+    FieldDescriptor.CPPTYPE_BOOL,
+)
+
+
 class TestBytes:
     def test_that_are_random_are_never_a_fault(self, county: County) -> None:
         known = requests(county, reach(county, "ASSIGNED").name)
@@ -147,7 +153,7 @@ class TestEveryRequest:
                 continue
             for field in method.request.DESCRIPTOR.fields:
                 behaviors = field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
-                whole = field.cpp_type in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64)
+                whole = field.cpp_type in NUMBERS
                 if field_behavior_pb2.REQUIRED in behaviors and not whole:  # 0 is a number too
                     inside = {n for n in named if n == field.name or n.startswith(f"{field.name}.")}
                     assert inside, method.name
