@@ -10,7 +10,7 @@ import pytest
 from mesh import errors
 from services.habitat import one_map
 from tests.county import County
-from tests.habitat.people import DIVISION, HERE, PARENT, refusal
+from tests.habitat.people import DIVISION, HERE, PARENT, refusal, with_province
 from tests.habitat.test_h07_toilets import toilet
 from tests.habitat.test_h11_sources import source, station
 from tests.habitat.test_h15_eco_units import unit
@@ -115,7 +115,7 @@ class TestMap:
         assert told["features"][0]["geometry"]["coordinates"] == [115.1049, 29.2634]
 
     def test_draws_an_area_whole_wherever_a_box_meets_it(self, county: County) -> None:
-        unit(county)
+        unit(with_province(county))
         (found,) = drawn(county, layers=["ecoUnits"])["features"]
         (ring,) = found["geometry"]["coordinates"]
         assert found["geometry"]["type"] == "Polygon"
