@@ -61,6 +61,8 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "county": {"sub": "officer-1", "roles": ["KA"]},
     "county_2": {"sub": "officer-2", "roles": ["KA"]},
     "inspector": {"sub": "inspector-1", "roles": ["KI"]},
+    "keeper": {"sub": "keeper-1", "roles": ["GR"], "region": VILLAGE, "organisation": None},
+    "device": {"sub": "device-1", "roles": ["DEV"], "organisation": None},
     "auditor": {"sub": "auditor-1", "roles": ["AU"]},
     "administrator": {"sub": "adm-1", "roles": ["ADM"]},
     "security": {"sub": "sec-1", "roles": ["SEC"]},
@@ -79,13 +81,19 @@ PHOTO = {
 class County:
     """Wuning's habitat service, or another. Calls raise the refusal itself."""
 
-    def __init__(self, folder: pathlib.Path, database_url: str, of: runtime.Service | None = None) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        database_url: str,
+        of: runtime.Service | None = None,
+        region: str = REGION,
+    ) -> None:
         served = of or service("habitat")
         self.now = MONDAY
         self.folder = folder
-        self.private = secrets(folder)
+        self.region, self.private = region, secrets(folder, region)
         self.settings = config.load(
-            {"VILLAGEMESH_REGION": REGION, "VILLAGEMESH_LISTEN": "unix:unused",
+            {"VILLAGEMESH_REGION": region, "VILLAGEMESH_LISTEN": "unix:unused",
              "VILLAGEMESH_DATABASE_URL": database_url, "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1",
              "VILLAGEMESH_THREADS": "4", **directory.files(folder)}
         )  # fmt: skip
@@ -100,7 +108,8 @@ class County:
         self.store.database.close()
 
     def token(self, who: str, **claims: Any) -> str:
-        return mint(self.private, self.now, **{**PEOPLE[who], **claims})
+        here = {"iss": issuer(self.region), "region": self.region}
+        return mint(self.private, self.now, **{**here, **PEOPLE[who], **claims})
 
     def as_node(self, region: str = province.PROVINCE) -> dict[str, str]:
         """The headers of a node in its own name. From the first time on the county belongs to a mesh."""

@@ -3,9 +3,9 @@
 import pathlib
 
 from mesh import calls, runtime
-from services.habitat import limits, policies, report_flow, reports, toilets
+from services.habitat import devices, limits, policies, report_flow, reports, toilets, waste
 
-AREAS = (reports, policies, limits, toilets)
+AREAS = (reports, policies, limits, toilets, devices, waste)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
