@@ -201,10 +201,9 @@ def end_binding(request: pb.EndBindingRequest, call: calls.Call) -> Binding:
     binding.end_time.CopyFrom(resources.stamp(call.now))
     binding.device_slot = binding.target_slot = binding.name
     ended = call.take(binding, "end", reason=request.reason)
-    device = call.find(Device, binding.device)
-    if device is not None:
-        device.ClearField("target")
-        call.take(device, "unbind")
+    device = call.within(call.method).load(Device, binding.device)
+    device.ClearField("target")
+    call.take(device, "unbind")
     return ended
 
 

@@ -3,9 +3,19 @@
 import pathlib
 
 from mesh import calls, runtime
-from services.habitat import devices, limits, policies, report_flow, reports, toilets, waste
+from services.habitat import (
+    analysis,
+    devices,
+    limits,
+    policies,
+    report_flow,
+    reports,
+    supervision,
+    toilets,
+    waste,
+)
 
-AREAS = (reports, policies, limits, toilets, devices, waste)
+AREAS = (reports, policies, limits, toilets, devices, waste, supervision, analysis)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 

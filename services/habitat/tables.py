@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mesh import calls, filters, lists, resources
-from village.habitat.v1 import limit_policy_pb2, report_pb2, report_policy_pb2
+from village.habitat.v1 import analysis_pb2, limit_policy_pb2, report_pb2, report_policy_pb2
 
 
 def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
@@ -19,6 +19,13 @@ def limit_policy_in_force(call: calls.Call, region: str, work: str, at: datetime
     """Name of the policy of a region for a kind of work that took effect last at or before `at`, or empty."""
     rows = call.recent(limit_policy_pb2.LimitPolicy, _limit_policies, region=region)
     return next((name for effective, name, of in rows if of == work and resources.when(effective) <= at), "")
+
+
+def manual_in_force(call: calls.Call, region: str, code: str) -> str:
+    """Name of the issued version of a region's manual, or empty."""
+    c = call.store.codec(analysis_pb2.Manual).table.c
+    wanted = (c.region == region, c.code == code, c.state == "ISSUED")
+    return next((name for (name,) in call.select(sa.select(c.name).where(*wanted))), "")
 
 
 def _limit_policies(policies: sa.Table) -> Any:
