@@ -7,6 +7,7 @@ from mesh import calls, errors, flows, records, regions, resources
 from services.habitat import limits
 from services.habitat.figures import Figure
 from village.habitat.v1 import devices_pb2 as pb
+from village.habitat.v1.appearance_pb2 import Spot
 from village.habitat.v1.devices_pb2 import Binding, BroadcastTask, Device
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
 from village.habitat.v1.toilet_pb2 import Toilet
@@ -25,7 +26,7 @@ to use again; local values, not from a standard."""
 SEEN_EVERY = datetime.timedelta(hours=1)
 """How exactly it is kept when a device was last heard from."""
 TARGETS = {
-    "bins": Bin, "toilets": Toilet, "vehicles": Vehicle, "transferStations": TransferStation,
+    "bins": Bin, "toilets": Toilet, "vehicles": Vehicle, "transferStations": TransferStation, "spots": Spot,
 }  # fmt: skip
 """What must exist before a device is bound to it; other targets are taken by name."""
 

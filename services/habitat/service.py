@@ -5,6 +5,7 @@ import pathlib
 from mesh import calls, runtime
 from services.habitat import (
     analysis,
+    appearance,
     devices,
     limits,
     policies,
@@ -15,7 +16,7 @@ from services.habitat import (
     waste,
 )
 
-AREAS = (reports, policies, limits, toilets, devices, waste, supervision, analysis)
+AREAS = (reports, policies, limits, toilets, devices, waste, supervision, analysis, appearance)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 
@@ -32,6 +33,7 @@ SERVICE = runtime.Service(
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
     handlers={name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
+    reacts=tuple(reaction for area in AREAS for reaction in getattr(area, "REACTIONS", ())),
     seed=seed,
     migrations=pathlib.Path(__file__).parent / "migrations",
 )
