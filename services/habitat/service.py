@@ -13,10 +13,11 @@ from services.habitat import (
     reports,
     supervision,
     toilets,
+    upkeep,
     waste,
 )
 
-AREAS = (reports, policies, limits, toilets, devices, waste, supervision, analysis, appearance)
+AREAS = (reports, policies, limits, toilets, devices, waste, supervision, analysis, appearance, upkeep)
 """One file each: its records, its life cycles, its handlers, its limits."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mesh import calls, filters, lists, resources
-from village.habitat.v1 import analysis_pb2, limit_policy_pb2, report_pb2, report_policy_pb2
+from village.habitat.v1 import analysis_pb2, limit_policy_pb2, report_pb2, report_policy_pb2, upkeep_pb2
 
 
 def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
@@ -26,6 +26,28 @@ def manual_in_force(call: calls.Call, region: str, code: str) -> str:
     c = call.store.codec(analysis_pb2.Manual).table.c
     wanted = (c.region == region, c.code == code, c.state == "ISSUED")
     return next((name for (name,) in call.select(sa.select(c.name).where(*wanted))), "")
+
+
+def check_scores(call: calls.Call, period: upkeep_pb2.ScorePeriod) -> list[tuple[str, int, int]]:
+    """(keeper, kind, score) of the checks that count in a period."""
+    codec = call.store.codec(upkeep_pb2.Check)
+    c, bounds = codec.table.c, (period.start_time, period.end_time)
+    start, end = (call.store.instant(resources.moment(bound)) for bound in bounds)
+    wanted = (
+        c.region == resources.region_in(period.name),
+        filters.within(codec, period.division),
+        c.check_time >= start,
+        c.check_time < end,
+    )
+    rows = call.select(sa.select(c.keeper, c.kind, c.score).where(*wanted))
+    return [(keeper, upkeep_pb2.Asset.Kind.Value(f"KIND_{kind}"), score) for keeper, kind, score in rows]
+
+
+def objections_undecided(call: calls.Call, period: str) -> int:
+    """How many objections in a period nobody has decided on yet."""
+    c = call.store.codec(upkeep_pb2.KeeperScore).table.c
+    wanted = (c.region == resources.region_in(period), c.score_period == period, c.state == "OBJECTED")
+    return int(call.select(sa.select(sa.func.count()).select_from(c.name.table).where(*wanted))[0][0])
 
 
 def _limit_policies(policies: sa.Table) -> Any:

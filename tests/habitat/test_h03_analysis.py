@@ -145,7 +145,7 @@ class TestManuals:
         ):
             with pytest.raises(errors.NotFound):
                 as_public(province, request)
-        for text in ("", 'code = "toilet-upkeep" OR edition = 1'):
+        for text in ("", 'code = "toilet-upkeep" OR edition = 1', "edition = 1) OR (edition = 2"):
             asked = pb.ListManualsRequest(parent=PROVINCE, filter=text)
             assert not as_public(province, asked).manuals
             assert len(province.call("county", asked, **WRITER).manuals) == 1
