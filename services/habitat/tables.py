@@ -1,12 +1,20 @@
 """The questions about habitat that only SQL can answer."""
 
 import datetime
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
 from mesh import calls, filters, lists, resources
-from village.habitat.v1 import analysis_pb2, limit_policy_pb2, report_pb2, report_policy_pb2, upkeep_pb2
+from village.habitat.v1 import (
+    analysis_pb2,
+    limit_policy_pb2,
+    report_pb2,
+    report_policy_pb2,
+    upkeep_pb2,
+    waste_pb2,
+)
 
 
 def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
@@ -26,6 +34,13 @@ def manual_in_force(call: calls.Call, region: str, code: str) -> str:
     c = call.store.codec(analysis_pb2.Manual).table.c
     wanted = (c.region == region, c.code == code, c.state == "ISSUED")
     return next((name for (name,) in call.select(sa.select(c.name).where(*wanted))), "")
+
+
+def bins(call: calls.Call, names: Collection[str]) -> list[waste_pb2.Bin]:
+    """The bins of those names, in one question: a vehicle asks about a whole route every few seconds."""
+    codec = call.store.codec(waste_pb2.Bin)
+    rows = call.select(sa.select(*codec.columns).where(codec.table.c.name.in_(names)))
+    return [codec.decode(row).message for row in rows]
 
 
 def check_scores(call: calls.Call, period: upkeep_pb2.ScorePeriod) -> list[tuple[str, int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import devices, limits
+from services.habitat import devices, limits, tables
 from services.habitat.figures import Figure
 from village.habitat.v1 import waste_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
@@ -94,10 +94,10 @@ def metres(a: Any, b: Any) -> float:
     return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(half))
 
 
-def reached(bins: Iterable[Bin], places: Iterable[Any], tolerance_m: int) -> list[str]:
+def reached(bins: Iterable[Bin], places: Iterable[Any], tolerance_m: int) -> set[str]:
     """Which of the bins some place is near enough to."""
     known = list(places)
-    return [b.name for b in bins if any(metres(b.location, place) <= tolerance_m for place in known)]
+    return {b.name for b in bins if any(metres(b.location, place) <= tolerance_m for place in known)}
 
 
 def measured(found: Bin, percent: int, at: datetime.datetime) -> None:
@@ -176,8 +176,8 @@ def report_trip_positions(
     during = [p for p in request.positions if collecting and first <= resources.moment(p.read_time) <= last]
     route = call.find(Route, trip.route)
     if during and route is not None:
-        bins = [found for name in route.bins if (found := call.find(Bin, name)) is not None]
-        fresh = set(reached(bins, (p.location for p in during), route.tolerance_m)) - {*trip.reached_bins}
+        ahead = tables.bins(call, set(route.bins) - {*trip.reached_bins})
+        fresh = reached(ahead, (position.location for position in during), route.tolerance_m)
         if fresh:
             trip.reached_bins.extend(name for name in route.bins if name in fresh)
             trip.reached_count = len(trip.reached_bins)

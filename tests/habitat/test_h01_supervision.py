@@ -110,6 +110,11 @@ class TestTasks:
         urged = county.call("county", pb.UrgeSupervisionTaskRequest(name=name), **ABOVE)
         assert (urged.urge_count, urged.state) == (1, T.STATE_ISSUED)
 
+    def test_what_supervisors_do_can_reach_the_county_later(self, county: County) -> None:
+        late = {name for name, method in county.contract.methods.items() if method.deferrable}
+        verbs = ("Issue", "Reissue", "Verify", "SendBack", "Urge", "Withdraw")
+        assert {f"{verb}SupervisionTask" for verb in verbs} <= late
+
     def test_the_figures_can_be_asked_for(self, county: County) -> None:
         county.call("county", pb.VerifySupervisionTaskRequest(name=reported(county)), **ABOVE)
         task(county)

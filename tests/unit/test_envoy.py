@@ -122,6 +122,7 @@ class TestRoutes:
                 called = (
                     *("ServerReflectionInfo", "Watch", "UploadAttachment", "DownloadReportPhoto"),
                     *("DownloadReportEvidence", "attachments", "photos/[^/]+", "evidence/[^/]+"),
+                    *("DownloadManualDocument", "documents/[^/]+", "DownloadTipImage", "images/[^/]+"),
                 )
                 assert path.endswith(called)
 
