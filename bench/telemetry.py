@@ -71,7 +71,7 @@ class _Served:
         county = County(self.home, self.url)
         self.private, county.now = county.private, resources.utcnow()
         wanted = {
-            "title": "盘溪水库自动站", "division": f"{REGION}100201", "kind": 1, "device": "wq-0001",
+            "title": "盘溪水库自动站", "division": f"{REGION}100201", "kind": 1, "device": "device-1",
             "location": {"latitude": 29.26, "longitude": 115.1}, "instruments": INSTRUMENTS,
         }  # fmt: skip
         county.call(

@@ -72,10 +72,11 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "farm": {"sub": "farmer-1", "roles": ["EN"], "organisation": FARM_UNIT},
     "farm_2": {"sub": "farmer-9", "roles": ["EN"], "organisation": FARM_2_UNIT},
     "province": {"sub": "supervisor-1", "roles": ["PA"]},
+    "keeper": {"sub": "keeper-1", "roles": ["GR"], "region": VILLAGE, "organisation": None},
+    "device": {"sub": "device-1", "roles": ["DEV"], "organisation": None},
     "auditor": {"sub": "auditor-1", "roles": ["AU"]},
     "tractor": {"sub": "nj-0001", "roles": ["DEV"], "organisation": None},
     "tractor_2": {"sub": "nj-0002", "roles": ["DEV"], "organisation": None},
-    "device": {"sub": "wq-0001", "roles": ["DEV"], "organisation": None},
     "administrator": {"sub": "adm-1", "roles": ["ADM"]},
     "security": {"sub": "sec-1", "roles": ["SEC"]},
     "security_2": {"sub": "sec-2", "roles": ["SEC"]},
@@ -111,16 +112,22 @@ def migrate(url: str, domain: str) -> None:
 class County:
     """Wuning's habitat service, or another. Calls raise the refusal itself."""
 
-    def __init__(self, folder: pathlib.Path, database_url: str, of: runtime.Service | None = None) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        database_url: str,
+        of: runtime.Service | None = None,
+        region: str = REGION,
+    ) -> None:
         served = of or service("habitat")
         self.now = MONDAY
         self.folder = folder
         path = pathlib.Path(database_url.removeprefix("sqlite:///").replace("{domain}", served.domain))
         if of is None and database_url.startswith("sqlite:") and not path.exists():
             shutil.copyfile(migrated(served.domain), path)
-        self.private = secrets(folder)
+        self.region, self.private = region, secrets(folder, region)
         self.settings = config.load(
-            {"VILLAGEMESH_REGION": REGION, "VILLAGEMESH_LISTEN": "unix:unused",
+            {"VILLAGEMESH_REGION": region, "VILLAGEMESH_LISTEN": "unix:unused",
              "VILLAGEMESH_DATABASE_URL": database_url, "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1",
              "VILLAGEMESH_THREADS": "4", **directory.files(folder)}
         )  # fmt: skip
@@ -135,7 +142,8 @@ class County:
         self.store.database.close()
 
     def token(self, who: str, **claims: Any) -> str:
-        return mint(self.private, self.now, **{**PEOPLE[who], **claims})
+        here = {"iss": issuer(self.region), "region": self.region}
+        return mint(self.private, self.now, **{**here, **PEOPLE[who], **claims})
 
     def as_node(self, region: str = province.PROVINCE) -> dict[str, str]:
         """The headers of a node in its own name. From the first time on the county belongs to a mesh."""

@@ -6,8 +6,11 @@ from typing import Any
 from mesh import calls, runtime
 from services.habitat import (
     agro_points,
+    analysis,
+    appearance,
     black_soil,
     collectors,
+    devices,
     eco_units,
     exceedances,
     extension,
@@ -28,13 +31,17 @@ from services.habitat import (
     sorties,
     standards,
     stations,
+    supervision,
     tables,
     toilets,
+    upkeep,
+    waste,
     zones,
 )
 
 AREAS = (
     *(reports, policies, limits, toilets, standards, stations, readings, sewage, one_map),
+    *(devices, waste, supervision, analysis, appearance, upkeep),
     *(schemes, samples, exceedances, eco_units, zones, hazards, sorties, machinery),
     *(black_soil, agro_points, farm_waste, observation, extension),
 )
@@ -65,6 +72,7 @@ SERVICE = runtime.Service(
     series=tables.series_tables,
     ticks=tick,
     feeds=collectors.FEEDS,
+    reacts=tuple(reaction for area in AREAS for reaction in getattr(area, "REACTIONS", ())),
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),

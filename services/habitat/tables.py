@@ -5,14 +5,21 @@ import functools
 import hashlib
 import itertools
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh import calls, errors, filters, lists, resources, store
-from village.habitat.v1 import limit_policy_pb2, report_pb2, report_policy_pb2
+from village.habitat.v1 import (
+    analysis_pb2,
+    limit_policy_pb2,
+    report_pb2,
+    report_policy_pb2,
+    upkeep_pb2,
+    waste_pb2,
+)
 from village.habitat.v1.scheme_pb2 import VillageType
 from village.habitat.v1.station_pb2 import WaterSource
 
@@ -27,6 +34,42 @@ def limit_policy_in_force(call: calls.Call, region: str, work: str, at: datetime
     """Name of the policy of a region for a kind of work that took effect last at or before `at`, or empty."""
     rows = call.recent(limit_policy_pb2.LimitPolicy, _limit_policies, region=region)
     return next((name for effective, name, of in rows if of == work and resources.when(effective) <= at), "")
+
+
+def manual_in_force(call: calls.Call, region: str, code: str) -> str:
+    """Name of the issued version of a region's manual, or empty."""
+    c = call.store.codec(analysis_pb2.Manual).table.c
+    wanted = (c.region == region, c.code == code, c.state == "ISSUED")
+    return next((name for (name,) in call.select(sa.select(c.name).where(*wanted))), "")
+
+
+def bins(call: calls.Call, names: Collection[str]) -> list[waste_pb2.Bin]:
+    """The bins of those names, in one question: a vehicle asks about a whole route every few seconds."""
+    codec = call.store.codec(waste_pb2.Bin)
+    rows = call.select(sa.select(*codec.columns).where(codec.table.c.name.in_(names)))
+    return [codec.decode(row).message for row in rows]
+
+
+def check_scores(call: calls.Call, period: upkeep_pb2.ScorePeriod) -> list[tuple[str, int, int]]:
+    """(keeper, kind, score) of the checks that count in a period."""
+    codec = call.store.codec(upkeep_pb2.Check)
+    c, bounds = codec.table.c, (period.start_time, period.end_time)
+    start, end = (call.store.instant(resources.moment(bound)) for bound in bounds)
+    wanted = (
+        c.region == resources.region_in(period.name),
+        filters.within(codec, period.division),
+        c.check_time >= start,
+        c.check_time < end,
+    )
+    rows = call.select(sa.select(c.keeper, c.kind, c.score).where(*wanted))
+    return [(keeper, upkeep_pb2.Asset.Kind.Value(f"KIND_{kind}"), score) for keeper, kind, score in rows]
+
+
+def objections_undecided(call: calls.Call, period: str) -> int:
+    """How many objections in a period nobody has decided on yet."""
+    c = call.store.codec(upkeep_pb2.KeeperScore).table.c
+    wanted = (c.region == resources.region_in(period), c.score_period == period, c.state == "OBJECTED")
+    return int(call.select(sa.select(sa.func.count()).select_from(c.name.table).where(*wanted))[0][0])
 
 
 def _limit_policies(policies: sa.Table) -> Any:

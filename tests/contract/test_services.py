@@ -46,7 +46,7 @@ class TestEveryService:
 
     def test_is_listed_in_a_short_file(self, domain: str) -> None:
         path = ROOT / "services" / domain / "service.py"
-        assert len(path.read_text().splitlines()) <= 80
+        assert len(path.read_text().splitlines()) <= 100
         found = service(domain)
         assert isinstance(found, runtime.Service)
         assert (found.domain, found.package) == (domain, f"village.{domain}.v1")

@@ -38,7 +38,7 @@ def source(county: County) -> pb.WaterSource:
 def station(county: County, wanted_id: str = "", **fields: object) -> pb.Station:
     wanted = {
         "title": "盘溪水库自动站", "division": DIVISION, "location": HERE, "kind": S.KIND_SOURCE_WATER,
-        "device_number": "360423100201000000WQ0001", "device": "wq-0001", "protocol_version": "2017",
+        "device_number": "360423100201000000WQ0001", "device": "device-1", "protocol_version": "2017",
         "instruments": INSTRUMENTS, "standard": STANDARD, "standard_class": "Ⅲ", **fields,
     }  # fmt: skip
     request = pb.CreateStationRequest(parent=PARENT, station=wanted, station_id=wanted_id)

@@ -124,6 +124,7 @@ class TestRoutes:
                     *("ServerReflectionInfo", "Watch", "UploadAttachment", "DownloadReportPhoto"),
                     *("DownloadReportEvidence", "attachments", "photos/[^/]+", "evidence/[^/]+"),
                     *("StreamReadings", "readings:stream"),
+                    *("DownloadManualDocument", "documents/[^/]+", "DownloadTipImage", "images/[^/]+"),
                 )
                 assert path.endswith(called)
 

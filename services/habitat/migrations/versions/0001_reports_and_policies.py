@@ -170,6 +170,78 @@ def upgrade() -> None:
     op.create_index("analysis_batches_owner", "analysis_batches", ["owner", "name"], unique=False)
     op.create_index("analysis_batches_region", "analysis_batches", ["region", "name"], unique=False)
     op.create_table(
+        "analysis_periods",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "start_date",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "end_date",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "warnings",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("conclusion", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "document",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("supersedes", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "superseded_by", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("drafter", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("reviewer", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("warning_count", sa.BigInteger(), nullable=False),
+        sa.Column("confirmed_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "issue_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.AnalysisPeriod",
+    )
+    op.create_index(
+        "analysis_periods_alarm_time",
+        "analysis_periods",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("analysis_periods_owner", "analysis_periods", ["owner", "name"], unique=False)
+    op.create_index("analysis_periods_region", "analysis_periods", ["region", "name"], unique=False)
+    op.create_table(
         "anomalies",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -262,6 +334,251 @@ def upgrade() -> None:
     op.create_index("anomalies_owner", "anomalies", ["owner", "name"], unique=False)
     op.create_index("anomalies_region", "anomalies", ["region", "name"], unique=False)
     op.create_index("anomalies_township", "anomalies", ["township", "name"], unique=False)
+    op.create_table(
+        "assets",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("facility", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("yearly_budget_fen", sa.BigInteger(), nullable=False),
+        sa.Column("standard", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("keeper", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Asset",
+    )
+    op.create_index(
+        "assets_alarm_time",
+        "assets",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("assets_owner", "assets", ["owner", "name"], unique=False)
+    op.create_index("assets_region", "assets", ["region", "name"], unique=False)
+    op.create_index("assets_township", "assets", ["township", "name"], unique=False)
+    op.create_table(
+        "bindings",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("device", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("target", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "start_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "end_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column(
+            "device_slot", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "target_slot", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "device_slot", name="bindings_unique_0"),
+        sa.UniqueConstraint("region", "target_slot", name="bindings_unique_1"),
+        comment="village.habitat.v1.Binding",
+    )
+    op.create_index(
+        "bindings_alarm_time",
+        "bindings",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("bindings_owner", "bindings", ["owner", "name"], unique=False)
+    op.create_index("bindings_region", "bindings", ["region", "name"], unique=False)
+    op.create_index("bindings_township", "bindings", ["township", "name"], unique=False)
+    op.create_table(
+        "bins",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("capacity_l", sa.BigInteger(), nullable=False),
+        sa.Column("full_percent", sa.BigInteger(), nullable=False),
+        sa.Column("fill_percent", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "fill_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "overflow_since_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("overflow_minutes", sa.BigInteger(), nullable=False),
+        sa.Column("overflow_count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Bin",
+    )
+    op.create_index(
+        "bins_alarm_time",
+        "bins",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("bins_owner", "bins", ["owner", "name"], unique=False)
+    op.create_index("bins_region", "bins", ["region", "name"], unique=False)
+    op.create_index("bins_township", "bins", ["township", "name"], unique=False)
+    op.create_table(
+        "broadcast_tasks",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "zones", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("text", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("duration_s", sa.BigInteger(), nullable=False),
+        sa.Column("volume_percent", sa.BigInteger(), nullable=False),
+        sa.Column("drafter", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("approver", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "request_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("speaker_count", sa.BigInteger(), nullable=False),
+        sa.Column("receipt_count", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("receipt_count <= speaker_count", name="broadcast_tasks_check_0"),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.BroadcastTask",
+    )
+    op.create_index(
+        "broadcast_tasks_alarm_time",
+        "broadcast_tasks",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("broadcast_tasks_owner", "broadcast_tasks", ["owner", "name"], unique=False)
+    op.create_index("broadcast_tasks_region", "broadcast_tasks", ["region", "name"], unique=False)
+    op.create_index("broadcast_tasks_township", "broadcast_tasks", ["township", "name"], unique=False)
     op.create_table(
         "calendars",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -460,6 +777,163 @@ def upgrade() -> None:
     op.create_index("change_tips_region_state", "change_tips", ["region", "state", "name"], unique=False)
     op.create_index("change_tips_township", "change_tips", ["township", "name"], unique=False)
     op.create_index("change_tips_township_state", "change_tips", ["township", "state", "name"], unique=False)
+    op.create_table(
+        "checks",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("asset", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("keeper", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("score", sa.BigInteger(), nullable=False),
+        sa.Column("remark", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "evidence",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("checker", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "check_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.CheckConstraint("score <= 100", name="checks_check_1"),
+        sa.CheckConstraint("score >= 0", name="checks_check_0"),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Check",
+    )
+    op.create_index(
+        "checks_alarm_time",
+        "checks",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("checks_owner", "checks", ["owner", "name"], unique=False)
+    op.create_index("checks_region", "checks", ["region", "name"], unique=False)
+    op.create_index("checks_township", "checks", ["township", "name"], unique=False)
+    op.create_table(
+        "clues",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "about_region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("category", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("source", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "description", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "find_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "evidence",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("task", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "accept_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "close_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("outcome", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Clue",
+    )
+    op.create_index(
+        "clues_alarm_time",
+        "clues",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "clues_due_provisional",
+        "clues",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("clues_owner", "clues", ["owner", "name"], unique=False)
+    op.create_index("clues_region", "clues", ["region", "name"], unique=False)
+    op.create_index(
+        "clues_region_state_due_time", "clues", ["region", "state", "due_time", "name"], unique=False
+    )
     op.create_table(
         "dead_letters",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -689,6 +1163,159 @@ def upgrade() -> None:
     op.create_index(
         "demonstration_households_township", "demonstration_households", ["township", "name"], unique=False
     )
+    op.create_table(
+        "devices",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("subject", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("model", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("target", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "last_seen_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "fault_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("repair_hours", sa.Double(), nullable=False),
+        sa.Column("repair_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "subject", name="devices_unique_0"),
+        comment="village.habitat.v1.Device",
+    )
+    op.create_index(
+        "devices_alarm_time",
+        "devices",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "devices_due_provisional",
+        "devices",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("devices_owner", "devices", ["owner", "name"], unique=False)
+    op.create_index("devices_region", "devices", ["region", "name"], unique=False)
+    op.create_index(
+        "devices_region_state_due_time", "devices", ["region", "state", "due_time", "name"], unique=False
+    )
+    op.create_index("devices_township", "devices", ["township", "name"], unique=False)
+    op.create_index(
+        "devices_township_state_due_time", "devices", ["township", "state", "due_time", "name"], unique=False
+    )
+    op.create_table(
+        "duty_records",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "about_region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("period", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("task_count", sa.BigInteger(), nullable=False),
+        sa.Column("accepted_count", sa.BigInteger(), nullable=False),
+        sa.Column("on_time_count", sa.BigInteger(), nullable=False),
+        sa.Column("returned_count", sa.BigInteger(), nullable=False),
+        sa.Column("assessment", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "evidence",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.CheckConstraint("accepted_count <= task_count", name="duty_records_check_0"),
+        sa.CheckConstraint("on_time_count <= accepted_count", name="duty_records_check_1"),
+        sa.CheckConstraint("returned_count <= task_count", name="duty_records_check_2"),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "about_region", "period", name="duty_records_unique_0"),
+        comment="village.habitat.v1.DutyRecord",
+    )
+    op.create_index(
+        "duty_records_alarm_time",
+        "duty_records",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("duty_records_owner", "duty_records", ["owner", "name"], unique=False)
+    op.create_index("duty_records_region", "duty_records", ["region", "name"], unique=False)
     op.create_table(
         "eco_indicators",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1454,6 +2081,51 @@ def upgrade() -> None:
     op.create_index("figure_sheets_owner", "figure_sheets", ["owner", "name"], unique=False)
     op.create_index("figure_sheets_region", "figure_sheets", ["region", "name"], unique=False)
     op.create_table(
+        "findings",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "analysis_period", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "about_region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("warning", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("statement", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("measure", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Finding",
+    )
+    op.create_index(
+        "findings_alarm_time",
+        "findings",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("findings_owner", "findings", ["owner", "name"], unique=False)
+    op.create_index("findings_region", "findings", ["region", "name"], unique=False)
+    op.create_table(
         "fragile_zones",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1693,6 +2365,122 @@ def upgrade() -> None:
     op.create_index("image_sets_owner", "image_sets", ["owner", "name"], unique=False)
     op.create_index("image_sets_region", "image_sets", ["region", "name"], unique=False)
     op.create_table(
+        "image_tips",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("spot", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("confidence", sa.Double(), nullable=False),
+        sa.Column(
+            "image", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("blurred", sa.Boolean(), nullable=False),
+        sa.Column("recogniser", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("device", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "take_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "file_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "decide_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("decider", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("cause", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("report", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "fix_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("fix_days", sa.Double(), nullable=False),
+        sa.Column("fix_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.CheckConstraint("confidence <= 1", name="image_tips_check_1"),
+        sa.CheckConstraint("confidence >= 0", name="image_tips_check_0"),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.ImageTip",
+    )
+    op.create_index(
+        "image_tips_alarm_time",
+        "image_tips",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "image_tips_due_provisional",
+        "image_tips",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("image_tips_owner", "image_tips", ["owner", "name"], unique=False)
+    op.create_index("image_tips_region", "image_tips", ["region", "name"], unique=False)
+    op.create_index(
+        "image_tips_region_state_due_time",
+        "image_tips",
+        ["region", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_index("image_tips_township", "image_tips", ["township", "name"], unique=False)
+    op.create_index(
+        "image_tips_township_state_due_time",
+        "image_tips",
+        ["township", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_table(
         "institutions",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -1902,6 +2690,166 @@ def upgrade() -> None:
     )
     op.create_index("joint_tasks_owner", "joint_tasks", ["owner", "name"], unique=False)
     op.create_index("joint_tasks_region", "joint_tasks", ["region", "name"], unique=False)
+    op.create_table(
+        "keeper_scores",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "score_period", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("keeper", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("account", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "account_digest", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("score", sa.Double(), nullable=False),
+        sa.Column(
+            "parts", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column(
+            "formula_version", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("check_count", sa.BigInteger(), nullable=False),
+        sa.Column("final_score", sa.Double(), nullable=False),
+        sa.Column("scorer", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("objection", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("decision", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("decider", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "score_period", "keeper", name="keeper_scores_unique_0"),
+        comment="village.habitat.v1.KeeperScore",
+    )
+    op.create_index("keeper_scores_account_digest", "keeper_scores", ["account_digest"], unique=False)
+    op.create_index(
+        "keeper_scores_alarm_time",
+        "keeper_scores",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "keeper_scores_due_provisional",
+        "keeper_scores",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("keeper_scores_owner", "keeper_scores", ["owner", "name"], unique=False)
+    op.create_index("keeper_scores_region", "keeper_scores", ["region", "name"], unique=False)
+    op.create_index(
+        "keeper_scores_region_state_due_time",
+        "keeper_scores",
+        ["region", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_index("keeper_scores_township", "keeper_scores", ["township", "name"], unique=False)
+    op.create_index(
+        "keeper_scores_township_state_due_time",
+        "keeper_scores",
+        ["township", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_table(
+        "keepers",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("post", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "person_name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("phone", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("account", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "account_digest", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Keeper",
+    )
+    op.create_index("keepers_account_digest", "keepers", ["account_digest"], unique=False)
+    op.create_index(
+        "keepers_alarm_time",
+        "keepers",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("keepers_owner", "keepers", ["owner", "name"], unique=False)
+    op.create_index("keepers_region", "keepers", ["region", "name"], unique=False)
+    op.create_index("keepers_township", "keepers", ["township", "name"], unique=False)
     op.create_table(
         "lab_results",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -2161,6 +3109,69 @@ def upgrade() -> None:
     op.create_index("machines_owner", "machines", ["owner", "name"], unique=False)
     op.create_index("machines_region", "machines", ["region", "name"], unique=False)
     op.create_index("machines_township", "machines", ["township", "name"], unique=False)
+    op.create_table(
+        "manuals",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("code", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("edition", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("summary", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "document",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "superseded_by", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("drafter", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("reviewer", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "issue_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "supersede_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "code", "edition", name="manuals_unique_0"),
+        comment="village.habitat.v1.Manual",
+    )
+    op.create_index(
+        "manuals_alarm_time",
+        "manuals",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("manuals_owner", "manuals", ["owner", "name"], unique=False)
+    op.create_index("manuals_region", "manuals", ["region", "name"], unique=False)
     op.create_table(
         "manure_records",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -3088,6 +4099,116 @@ def upgrade() -> None:
         "reports_township_state_due_time", "reports", ["township", "state", "due_time", "name"], unique=False
     )
     op.create_table(
+        "rosters",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("keeper", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "assets", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("times_per_week", sa.BigInteger(), nullable=False),
+        sa.Column("duty", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "start_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "end_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Roster",
+    )
+    op.create_index(
+        "rosters_alarm_time",
+        "rosters",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("rosters_owner", "rosters", ["owner", "name"], unique=False)
+    op.create_index("rosters_region", "rosters", ["region", "name"], unique=False)
+    op.create_index("rosters_township", "rosters", ["township", "name"], unique=False)
+    op.create_table(
+        "routes",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "bins", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column("station", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("tolerance_m", sa.BigInteger(), nullable=False),
+        sa.Column("trips_per_week", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Route",
+    )
+    op.create_index(
+        "routes_alarm_time",
+        "routes",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("routes_owner", "routes", ["owner", "name"], unique=False)
+    op.create_index("routes_region", "routes", ["region", "name"], unique=False)
+    op.create_index("routes_township", "routes", ["township", "name"], unique=False)
+    op.create_table(
         "samples",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -3173,6 +4294,114 @@ def upgrade() -> None:
         "samples_township_source_take_time",
         "samples",
         ["township", "source", "take_time", "name"],
+        unique=False,
+    )
+    op.create_table(
+        "score_periods",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "start_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "end_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column(
+            "weights",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "formula_version", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("basis", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("minimum_checks", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "score_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("keeper_count", sa.BigInteger(), nullable=False),
+        sa.Column("scored_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.ScorePeriod",
+    )
+    op.create_index(
+        "score_periods_alarm_time",
+        "score_periods",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "score_periods_due_provisional",
+        "score_periods",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("score_periods_owner", "score_periods", ["owner", "name"], unique=False)
+    op.create_index("score_periods_region", "score_periods", ["region", "name"], unique=False)
+    op.create_index(
+        "score_periods_region_state_due_time",
+        "score_periods",
+        ["region", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_index("score_periods_township", "score_periods", ["township", "name"], unique=False)
+    op.create_index(
+        "score_periods_township_state_due_time",
+        "score_periods",
+        ["township", "state", "due_time", "name"],
         unique=False,
     )
     op.create_table(
@@ -3489,6 +4718,57 @@ def upgrade() -> None:
     op.create_index("sorties_owner", "sorties", ["owner", "name"], unique=False)
     op.create_index("sorties_region", "sorties", ["region", "name"], unique=False)
     op.create_table(
+        "spots",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Spot",
+    )
+    op.create_index(
+        "spots_alarm_time",
+        "spots",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("spots_owner", "spots", ["owner", "name"], unique=False)
+    op.create_index("spots_region", "spots", ["region", "name"], unique=False)
+    op.create_index("spots_township", "spots", ["township", "name"], unique=False)
+    op.create_table(
         "standards",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -3804,6 +5084,113 @@ def upgrade() -> None:
     op.create_index("straw_plots_region", "straw_plots", ["region", "name"], unique=False)
     op.create_index("straw_plots_township", "straw_plots", ["township", "name"], unique=False)
     op.create_table(
+        "supervision_tasks",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("category", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "requirement", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "issuer_region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("issuer", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("handler", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "evidence",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("outcome", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "issue_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "accept_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "report_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "verify_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("return_count", sa.BigInteger(), nullable=False),
+        sa.Column("rework_count", sa.BigInteger(), nullable=False),
+        sa.Column("urge_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.SupervisionTask",
+    )
+    op.create_index(
+        "supervision_tasks_alarm_time",
+        "supervision_tasks",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "supervision_tasks_due_provisional",
+        "supervision_tasks",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("supervision_tasks_owner", "supervision_tasks", ["owner", "name"], unique=False)
+    op.create_index("supervision_tasks_region", "supervision_tasks", ["region", "name"], unique=False)
+    op.create_index(
+        "supervision_tasks_region_state_due_time",
+        "supervision_tasks",
+        ["region", "state", "due_time", "name"],
+        unique=False,
+    )
+    op.create_table(
         "supply_actions",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -4083,6 +5470,171 @@ def upgrade() -> None:
     op.create_index("training_sessions_region", "training_sessions", ["region", "name"], unique=False)
     op.create_index("training_sessions_township", "training_sessions", ["township", "name"], unique=False)
     op.create_table(
+        "transfer_stations",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("capacity_kg_per_day", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.TransferStation",
+    )
+    op.create_index(
+        "transfer_stations_alarm_time",
+        "transfer_stations",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("transfer_stations_owner", "transfer_stations", ["owner", "name"], unique=False)
+    op.create_index("transfer_stations_region", "transfer_stations", ["region", "name"], unique=False)
+    op.create_index("transfer_stations_township", "transfer_stations", ["township", "name"], unique=False)
+    op.create_table(
+        "trips",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("route", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("vehicle", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "plan_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "start_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "weigh_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "unload_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "close_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("station", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("bin_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "reached_bins",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("reached_count", sa.BigInteger(), nullable=False),
+        sa.Column("weigh_count", sa.BigInteger(), nullable=False),
+        sa.Column("weight_kg", sa.BigInteger(), nullable=False),
+        sa.Column("recycled_kg", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "handling_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "due_time", sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"), nullable=True
+        ),
+        sa.Column("due_provisional", sa.Boolean(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), nullable=False),
+        sa.Column(
+            "late_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "escalation_level", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("policy", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.Trip",
+    )
+    op.create_index(
+        "trips_alarm_time",
+        "trips",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index(
+        "trips_due_provisional",
+        "trips",
+        ["due_provisional"],
+        unique=False,
+        postgresql_where=sa.text("due_provisional IS TRUE"),
+        sqlite_where=sa.text("due_provisional IS TRUE"),
+    )
+    op.create_index("trips_owner", "trips", ["owner", "name"], unique=False)
+    op.create_index("trips_region", "trips", ["region", "name"], unique=False)
+    op.create_index(
+        "trips_region_state_due_time", "trips", ["region", "state", "due_time", "name"], unique=False
+    )
+    op.create_index("trips_township", "trips", ["township", "name"], unique=False)
+    op.create_index(
+        "trips_township_state_due_time", "trips", ["township", "state", "due_time", "name"], unique=False
+    )
+    op.create_table(
         "unsealings",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -4190,6 +5742,56 @@ def upgrade() -> None:
     op.create_index("user_notices_owner", "user_notices", ["owner", "name"], unique=False)
     op.create_index("user_notices_region", "user_notices", ["region", "name"], unique=False)
     op.create_index("user_notices_township", "user_notices", ["township", "name"], unique=False)
+    op.create_table(
+        "vehicles",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "fleet_number", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("kind", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("load_kg", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "fleet_number", name="vehicles_unique_0"),
+        comment="village.habitat.v1.Vehicle",
+    )
+    op.create_index(
+        "vehicles_alarm_time",
+        "vehicles",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("vehicles_owner", "vehicles", ["owner", "name"], unique=False)
+    op.create_index("vehicles_region", "vehicles", ["region", "name"], unique=False)
+    op.create_index("vehicles_township", "vehicles", ["township", "name"], unique=False)
     op.create_table(
         "village_points",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -4466,6 +6068,66 @@ def upgrade() -> None:
     op.create_index("water_sources_owner", "water_sources", ["owner", "name"], unique=False)
     op.create_index("water_sources_region", "water_sources", ["region", "name"], unique=False)
     op.create_index("water_sources_township", "water_sources", ["township", "name"], unique=False)
+    op.create_table(
+        "weigh_tickets",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("trip", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("station", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("number", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("gross_kg", sa.BigInteger(), nullable=False),
+        sa.Column("tare_kg", sa.BigInteger(), nullable=False),
+        sa.Column("net_kg", sa.BigInteger(), nullable=False),
+        sa.Column("recycled_kg", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "weigh_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.CheckConstraint("net_kg = gross_kg - tare_kg", name="weigh_tickets_check_0"),
+        sa.CheckConstraint("net_kg > 0", name="weigh_tickets_check_1"),
+        sa.CheckConstraint("recycled_kg <= net_kg", name="weigh_tickets_check_2"),
+        sa.PrimaryKeyConstraint("name"),
+        sa.UniqueConstraint("region", "station", "number", name="weigh_tickets_unique_0"),
+        comment="village.habitat.v1.WeighTicket",
+    )
+    op.create_index(
+        "weigh_tickets_alarm_time",
+        "weigh_tickets",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("weigh_tickets_owner", "weigh_tickets", ["owner", "name"], unique=False)
+    op.create_index("weigh_tickets_region", "weigh_tickets", ["region", "name"], unique=False)
+    op.create_index("weigh_tickets_township", "weigh_tickets", ["township", "name"], unique=False)
     op.create_table(
         "zone_assessments",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),

@@ -1,0 +1,130 @@
+"""Spots that are looked at, and tips from images of them (村容村貌监测, H-6). A tip is a guess until somebody
+looks: then it becomes a report, or is emptied. It knows no face, no plate and no household (V-5)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mesh import attachments, calls, errors, flows, reactions, records, resources
+from services.habitat import devices, limits, reports
+from services.habitat.figures import Figure
+from village.habitat.v1 import appearance_pb2 as pb
+from village.habitat.v1 import events_pb2, report_pb2
+from village.habitat.v1.appearance_pb2 import ImageTip, Spot
+from village.habitat.v1.limit_policy_pb2 import LimitPolicy
+from village.habitat.v1.report_pb2 import Report
+
+LIMITS: dict[str, limits.Limits] = {"imageTips": {"file": 2}}
+"""Working days until somebody looks; a local value, not from a standard."""
+
+# the flow
+
+_S = ImageTip.State
+FLOW = flows.Flow(
+    resource=ImageTip,
+    policy=LimitPolicy,
+    escalate_after=limits.escalate_after,
+    actions={
+        "file": flows.Action(target=_S.STATE_FILED, event=pb.ImageTipFiled, limit=limits.after("file")),
+        "confirm": flows.Action(
+            sources=frozenset({_S.STATE_FILED}), target=_S.STATE_CONFIRMED, event=pb.ImageTipConfirmed
+        ),
+        "fix": flows.Action(
+            sources=frozenset({_S.STATE_CONFIRMED}), target=_S.STATE_FIXED, event=pb.ImageTipFixed
+        ),
+        "reject": flows.Action(
+            sources=frozenset({_S.STATE_FILED}), target=_S.STATE_REJECTED, event=pb.ImageTipRejected
+        ),
+        flows.ESCALATE: flows.Action(event=pb.ImageTipEscalated, keeps_clock=True),
+        flows.RECOUNT: flows.Action(event=pb.ImageTipRecounted, keeps_clock=True),
+    },
+)  # fmt: skip
+
+
+# handlers
+
+
+def file_image_tip(request: pb.FileImageTipRequest, call: calls.Call) -> ImageTip:
+    tip = request.image_tip
+    spot = call.find(Spot, tip.spot)
+    if spot is None or resources.region_in(spot.name) != resources.region_in(request.parent):
+        raise errors.Invalid("image_tip.spot", "is not a spot of that region")
+    if resources.moment(tip.take_time) > call.now:
+        raise errors.Invalid("image_tip.take_time", "lies in the future")
+    if tip.device or "DEV" in call.caller.roles:
+        devices.reporting(call, tip.device, spot.name)
+    tip.division = spot.division
+    tip.file_time.CopyFrom(resources.stamp(call.now))
+    policy = limits.in_force(call, request.parent, "imageTips")
+    return call.file(tip, parent=request.parent, policy=policy, wanted=request.image_tip_id)
+
+
+def confirm_image_tip(request: pb.ConfirmImageTipRequest, call: calls.Call) -> ImageTip:
+    """The report has the tip's id, by which the tip is found when the report is verified."""
+    tip = call.load(ImageTip, request.name)
+    spot = call.find(Spot, tip.spot)
+    assert spot is not None  # nothing deletes one
+    report = Report(
+        category=Report.CATEGORY_APPEARANCE, description=request.description, division=tip.division,
+        location=spot.location, observe_time=tip.take_time, photos=[tip.image],
+    )  # fmt: skip
+    region, _, tip_id = tip.name.rsplit("/", 2)
+    filing = report_pb2.FileReportRequest(parent=region, report=report, report_id=tip_id)
+    tip.report = reports.file_report(filing, call).name
+    tip.ClearField("image")
+    return call.take(_decided(tip, call), "confirm", reason=request.reason)
+
+
+def reject_image_tip(request: pb.RejectImageTipRequest, call: calls.Call) -> ImageTip:
+    """What it showed and where is forgotten at once; the file goes a day after nothing refers to it."""
+    tip = call.load(ImageTip, request.name)
+    tip.cause = request.cause
+    for field in ("spot", "device", "take_time", "recogniser"):
+        tip.ClearField(field)
+    return call.erase(_decided(tip, call), "reject")
+
+
+def _decided(tip: ImageTip, call: calls.Call) -> ImageTip:
+    tip.decider = call.reference
+    tip.decide_time.CopyFrom(resources.stamp(call.now))
+    return tip
+
+
+def download_tip_image(request: pb.DownloadTipImageRequest, call: calls.Call) -> Iterator[Any]:
+    return attachments.download(call.load(ImageTip, request.name), ("image",), request.sha256, call)
+
+
+# reactions
+
+
+def on_report_verified(event: events_pb2.ReportVerified, call: calls.Call) -> None:
+    """The tip that a report came of is fixed when the report's rectification was verified."""
+    tip = call.find(ImageTip, event.report.name.replace("/reports/", "/imageTips/"))
+    if tip is None or tip.state != _S.STATE_CONFIRMED:
+        return
+    tip.fix_time.CopyFrom(event.step.time)
+    span = resources.moment(event.step.time) - resources.moment(tip.file_time)
+    tip.fix_days, tip.fix_count = span.total_seconds() / 86_400, 1
+    call.take(tip, "fix")
+
+
+RESOURCES = (Spot, ImageTip)
+FLOWS = (FLOW,)
+REACTIONS = (
+    reactions.Reaction(
+        "fix-image-tips", "village.*.*.*.habitat.report.verified", on_report_verified
+    ),
+)  # fmt: skip
+FIGURES = (
+    Figure(
+        "H-6.1", "线索属实率", ImageTip, part="state = CONFIRMED OR state = FIXED", whole="state != FILED"
+    ),
+    Figure("H-6.2", "平均整改天数", ImageTip, part_sum="fix_days", whole_sum="fix_count", unit="d"),
+)
+HANDLERS = {
+    **records.handlers(pb, Spot, created=pb.SpotCreated, changed=pb.SpotChanged),
+    **records.handlers(pb, ImageTip),
+    "FileImageTip": file_image_tip,
+    "ConfirmImageTip": confirm_image_tip,
+    "RejectImageTip": reject_image_tip,
+    "DownloadTipImage": download_tip_image,
+}
