@@ -157,6 +157,14 @@ def publish_sample(request: pb.PublishSampleRequest, call: calls.Call) -> Sample
     return call.take(sample, "publish", reason=request.reason)
 
 
+def withdraw_water_bulletin(request: pb.WithdrawWaterBulletinRequest, call: calls.Call) -> WaterBulletin:
+    bulletin = call.load(WaterBulletin, request.name)
+    bulletin.ClearField("results")
+    bulletin.withdraw_reason = request.reason
+    bulletin.withdraw_time.CopyFrom(resources.stamp(call.now))
+    return call.save(bulletin, pb.WaterBulletinWithdrawn)
+
+
 def _found(call: calls.Call, parent: str, **values: Any) -> list[LabResult]:
     names = tables.matching(call, LabResult, parent, **values)
     return [found for name in names if (found := call.find(LabResult, name))]
@@ -276,6 +284,7 @@ HANDLERS: dict[str, Any] = {
     "TestSample": test_sample,
     "ReportSample": report_sample,
     "PublishSample": publish_sample,
+    "WithdrawWaterBulletin": withdraw_water_bulletin,
     "CreateAnalysisBatch": create_analysis_batch,
     "CreateLabResult": create_lab_result,
     "UpdateLabResult": update_lab_result,

@@ -89,6 +89,14 @@ class TestH13:
         assert refusal(county, "lab", pb.PublishSampleRequest(name=name)) == "FORBIDDEN"
         assert refusal(county, "town", pb.PublishSampleRequest(name=name)) == "FORBIDDEN"
 
+    def test_what_turns_out_wrong_is_withdrawn_and_why_is_said(self, county: County) -> None:
+        bulletin = county.call("county", pb.PublishSampleRequest(name=reported(county))).bulletin
+        request = pb.WithdrawWaterBulletinRequest(name=bulletin, reason="质控不合格，结果作废")
+        assert refusal(county, "lab", request) == "FORBIDDEN"
+        county.call("county", request)
+        read = county.call("resident", pb.GetWaterBulletinRequest(name=bulletin))
+        assert (len(read.results), read.withdraw_reason) == (0, "质控不合格，结果作废")
+
     def test_a_laboratory_has_what_is_its_own(self, county: County) -> None:
         mine, theirs = received(county), taken(county, laboratory=LAB_2_UNIT)
         result(county, mine)
