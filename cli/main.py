@@ -272,12 +272,19 @@ def doctor(data: pathlib.Path, bundle: pathlib.Path | None) -> None:
 @main.command()
 @_DATA
 @click.option("--region", default="", help="Needed for a directory that holds no node yet.")
-def sample(data: pathlib.Path, region: str) -> None:
+@click.option(
+    "--reports",
+    type=click.IntRange(1),
+    default=352,
+    show_default=True,
+    help="How many; a county's year is 6343, which takes some minutes.",
+)
+def sample(*, data: pathlib.Path, region: str, reports: int) -> None:
     """Fill a new node with sample data, before its first start."""
     from cli import node, sample
 
     node.prepare(data, region)
-    sample.sample(data)
+    sample.sample(data, reports)
 
 
 @main.command()

@@ -159,6 +159,11 @@ def _show_mesh(answer: dict[str, Any]) -> None:
         f"  province       {answer['province']}, directory {answer['directoryVersion']}, "
         f"trusted until {until}"
     )
+    if answer["lineTrouble"]:
+        click.echo(f"  line           TROUBLE: {answer['lineTrouble']}")
+    ahead = float(answer.get("clockAhead", "0s").removesuffix("s"))
+    if abs(ahead) > 30:
+        click.echo(f"  clock          WRONG: {ahead:+.0f} s to the province's")
     for node in answer["nodes"]:
         owned = [f"{g['domain']} of {g['region']}" for g in answer["grants"] if g["node"] == node["region"]]
         how = "SHUT OUT" if node["revoked"] else f"version {node['software']}"

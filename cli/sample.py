@@ -4,12 +4,14 @@ organisations are invented. It goes through the same chain as every call, with a
 
 import base64
 import datetime
+import functools
 import itertools
 import os
 import pathlib
 import random
 from typing import Any
 
+from cli import sample_facilities
 from cli.serve import service
 from deploy.local import directory
 from mesh import attachments, config, identity, resources, rpc, runtime, timers
@@ -47,8 +49,9 @@ WAYS = (
 )
 
 
-def sample(data: pathlib.Path) -> None:
-    """Fills the SQLite databases under `data`; for a node that is not running."""
+def sample(data: pathlib.Path, count: int = COUNT) -> None:
+    """Fills the SQLite databases under `data` with so many reports and what lies beside them; for a node that
+    is not running."""
     data = data.resolve()
     settings = config.load(
         {
@@ -63,10 +66,12 @@ def sample(data: pathlib.Path) -> None:
     (hosted,), chain = runtime.assemble([service("habitat")], settings, clock=lambda: clock.now)
     assert hosted.store is not None
     os.chmod(data / "data" / "habitat.db", 0o600)
+    with hosted.store.database.cursor() as cursor:  # it is made anew if the machine fails
+        cursor.execute("PRAGMA synchronous=OFF")
     photo = attachments.keep(hosted.store, [PHOTO], clock.now)
     county = _County(chain, clock, photo)
     now, draw = resources.utcnow(), random.Random(360423)  # noqa: S311 - sample data, the same every time
-    starts = sorted(now - datetime.timedelta(days=draw.uniform(0.05, 90)) for _ in range(COUNT))
+    starts = sorted(now - datetime.timedelta(days=draw.uniform(0.05, 90)) for _ in range(count))
     steps: list[tuple[datetime.datetime, int, str]] = []
     for n, start in enumerate(starts):
         moment = start
@@ -83,8 +88,11 @@ def sample(data: pathlib.Path) -> None:
         timers.ring(hosted.store, moment)
         county.take(n, step, draw)
     timers.ring(hosted.store, now)
+    clock.now = now
+    facilities = functools.partial(_as_official, county)
+    measured = sample_facilities.lay_out(hosted.store, facilities, TOWNS, now)
     hosted.store.database.close()
-    print(f"{len(county.names)} synthetic reports in {data}")
+    print(f"{len(county.names)} synthetic reports, {measured} readings in {data}")
 
 
 class _Clock:
@@ -157,6 +165,10 @@ class _County:
 
     def _perform(self, person: identity.Caller, request: Any) -> Any:
         return self._chain.perform(request, rpc.Asking(self._clock.now, "", person))
+
+
+def _as_official(county: _County, role: str, request: Any) -> Any:
+    return county._perform(_person("officer-1", role, COUNTY_UNIT), request)
 
 
 def _person(subject: str, role: str, unit: str = "") -> identity.Caller:

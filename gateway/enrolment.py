@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import secrets
+import time
 from typing import Any
 
 from gateway import authority, bundles, tables
@@ -192,10 +193,12 @@ def renew_bundle(request: pb.RenewBundleRequest, call: calls.Call) -> pb.RenewBu
     if (vouching, request.software) != (enrolment.issuers, enrolment.software):
         enrolment.issuers, enrolment.software = vouching, request.software
         call.save(enrolment, pb.EnrolmentMade)
+    call.services.node.lines.heard[call.caller.region] = time.monotonic()
     view = call.services.node.directory.view
     if view.version == request.version and call.now < view.issued + bundles.RENEWED:
-        return pb.RenewBundleResponse()
+        return pb.RenewBundleResponse(time=resources.stamp(call.now))
     return pb.RenewBundleResponse(
+        time=resources.stamp(call.now),
         certificate=office.authority.certify(enrolment.public_key, call.caller.region, call.now),
         bundle=office.published(),
     )

@@ -4,21 +4,24 @@ whatever ends in between, the next process goes on there. The grant and the reco
 before it the giver may be told to go on, after it never."""
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
-from gateway import enrolment
+from gateway import enrolment, takeovers
 from mesh import calls, copies, errors, exports, moving, reconciling, resources, runtime
 from mesh.store import Store
-from village.mesh.v1 import directory_pb2, enrolment_pb2, link_pb2
+from village.mesh.v1 import directory_pb2, enrolment_pb2
 from village.mesh.v1 import handover_pb2 as pb
-from village.mesh.v1.dead_letter_pb2 import DeadLetter, DeadLetterKept
 from village.mesh.v1.enrolment_pb2 import Enrolment, Grant
 from village.mesh.v1.handover_pb2 import Handover
 
 RESOURCES = (Handover,)
 CALL_S, STRETCH_S = 15.0, 5.0
 """How long a call may take, and for how long pages are copied before it is written down how far they are."""
+ALIVE_S = 60.0
+"""For how long after a sign of life a node is held to be there."""
 S = Handover.State
 UNDONE = (S.STATE_FREEZING, S.STATE_COPYING, S.STATE_REVERTING)
 """Nobody but the giver may write yet: a takeover may come in between."""
@@ -121,6 +124,7 @@ def approve_takeover(request: pb.ApproveTakeoverRequest, call: calls.Call) -> Ha
     opened = call.services.node.opened(handover.domain)
     at = copies.Copies(opened).cursor(handover.about_region)
     handover.copied, handover.last_number = at.number, at.high_water
+    handover.cursor = f"{at.epoch}.{at.incarnation}.{at.number}"
     handover.approver, handover.state = call.reference, S.STATE_GRANTED
     handover.freeze_time.CopyFrom(resources.stamp(call.now))
     _grant(call, handover, at.epoch)
@@ -166,6 +170,7 @@ def _grant(call: calls.Call, handover: Handover, epoch: int) -> None:
     known = call.find(Grant, f"{parent}/grants/{region}-{handover.domain}")
     grant = known if known is not None else Grant(about_region=region, domain=handover.domain)
     grant.node, grant.epoch = handover.receiver, max(epoch, grant.epoch) + 1
+    handover.epoch = grant.epoch
     grant.grant_time.CopyFrom(resources.stamp(call.now))
     handover.grant_time.CopyFrom(grant.grant_time)
     if known is not None:
@@ -188,6 +193,11 @@ def receiver(store: Store, region: str, domain: str) -> str:
 class Mover:
     """Carries on what is under way at the province."""
 
+    def __init__(self) -> None:
+        self._asked: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        """By takeover, when the former owner was last asked, and when it is to be asked again by itself."""
+
     def __call__(self, process: Any, hosted: runtime.Hosted) -> None:
         if process.directory is None or not process.directory.is_province or hosted.store is None:
             return
@@ -202,8 +212,24 @@ class Mover:
                 both = (last.get(pair, handover), handover)
                 last[pair] = max(both, key=lambda h: h.grant_time.ToNanoseconds())
         for handover in last.values():
-            if handover.forced and handover.state == S.STATE_DONE:
-                _Move(process, hosted, handover).set_late_events_aside()
+            done = handover.state == S.STATE_DONE and not handover.HasField("reduce_time")
+            if handover.forced and done and handover.epoch:
+                self._wind_up(process, hosted, handover)
+
+    def _wind_up(self, process: Any, hosted: runtime.Hosted, handover: Handover) -> None:
+        """Asks the former owner when it gives a sign of life, as a node does twice a minute, or says that its
+        log has grown. One that is lost is not asked."""
+        name, now = handover.name, time.monotonic()
+        heard = process.lines.heard.get(handover.giver, 0.0)
+        told = heard > self._asked.get(name, 0.0)
+        if not told and now < self._due.get(name, math.inf):
+            return
+        again = _Move(process, hosted, handover).wind_up(told=told)
+        if told and again != 0.0:  # else it goes on at once, as with what it was told
+            self._asked[name] = now
+        if again is None and now - heard < ALIVE_S:
+            again = takeovers.SOON_S  # it is there, and perhaps still coming up
+        self._due[name] = math.inf if again is None else now + again
 
 
 class _Move:
@@ -222,16 +248,27 @@ class _Move:
             S.STATE_FREEZING: self._freeze, S.STATE_COPYING: self._copy, S.STATE_GRANTED: self._settle,
             S.STATE_REVERTING: self._revert,
         }  # fmt: skip
+        self._take(steps[self._it.state])
+
+    def wind_up(self, *, told: bool) -> float | None:
+        """What is left to do with a former owner after a takeover; in how many seconds to go on with it, None
+        to wait for a sign of life."""
+        former = takeovers.Former(self._opened(), self._me, self._it, self._ask)
+        return self._take(lambda: former.wind_up(told=told))
+
+    def _take(self, step: Callable[[], Any]) -> Any:
         before = Handover()
         before.CopyFrom(self._it)
+        answer = None
         try:
             self._it.trouble = ""
-            steps[self._it.state]()
+            answer = step()
         except errors.Refusal as refusal:
             self._it.CopyFrom(before)
             self._it.trouble = str(getattr(getattr(refusal, "status", None), "message", refusal))[:300]
         if self._it != before:
             self._save()
+        return answer
 
     def _save(self) -> None:
         """Writes down how it stands, unless somebody decided otherwise meanwhile."""
@@ -365,45 +402,6 @@ class _Move:
             exports.reduce(self._store, self._region)
             reconciling.Reconciler(self._store, self._process.lines).reconcile(self._region, self._it.giver)
         self._it.state = S.STATE_REVERTED
-
-    def set_late_events_aside(self) -> None:
-        """What the former owner had done before it heard of the takeover is kept for somebody to decide on,
-        and applied by nobody."""
-        store = self._opened()
-        at = store.late.get((self._region, self._it.giver), self._it.copied)
-        grant_epoch = self._process.directory.view.epoch(self._region, self._it.domain)
-        request = link_pb2.PullLogRequest(
-            parent=self._parent, epoch=grant_epoch - 1, incarnation=1, after=at
-        )  # fmt: skip
-        try:
-            raw = self._ask(self._it.giver, "PullLog", request)
-        except errors.Refusal:
-            return
-        answer = link_pb2.PullLogResponse.FromString(raw)
-        if answer.epoch != grant_epoch - 1:
-            return
-        for row in copies.unpacked(answer.rows):
-            self._set_aside(store, row)
-            store.late[self._region, self._it.giver] = row.number
-
-    def _set_aside(self, store: Store, row: link_pb2.LogRow) -> None:
-        """As a dead letter that nothing replays: it is read, decided on, and dropped."""
-        call = calls.own(store, "set_aside", resources.utcnow(), self._me)
-        letter = DeadLetter(
-            reaction="takeover", why="LATE", attempts=1, fail_time=resources.stamp(call.now),
-            subject=row.subject, payload=row.payload,
-            headers=[
-                DeadLetter.Header(key=key, value=value)
-                for key, value in (("ce-type", row.type), ("ce-id", row.event_id))
-            ],
-        )  # fmt: skip
-        wanted = f"{row.event_id}-takeover".lower()
-        if call.find(DeadLetter, f"regions/{self._me}/deadLetters/{wanted}") is not None:
-            return
-        call.create(letter, parent=f"regions/{self._me}", event=DeadLetterKept, wanted=wanted)
-        commit = call.changes.commit()
-        assert commit is not None
-        store.commit(commit)
 
     def _opened(self) -> Store:
         if self._store is None:

@@ -45,6 +45,9 @@ def _describe(answer: directory_pb2.Node, process: Any) -> None:
     view = process.directory.view
     answer.province, answer.directory_version = view.province, view.version
     answer.trust_expire_time.CopyFrom(resources.stamp(view.expires))
+    answer.line_trouble = process.lines.trouble
+    if process.lines.ahead is not None:
+        answer.clock_ahead.FromTimedelta(process.lines.ahead)
     for node in view.nodes.values():
         answer.nodes.add(region=node.region, software=node.software, revoked=node.revoked)
     for grant in view.grants.values():
@@ -112,14 +115,18 @@ class Ticks:
             issuers=json.dumps(bundles.vouching(settings.issuers)),
         )  # fmt: skip
         path = "/village.mesh.v1.EnrolmentService/RenewBundle"
+        asked = resources.utcnow()
         try:
             raw, _ = process.lines.call(directory.view.province, path, request.SerializeToString(), {}, 10.0)
         except errors.Refusal as refusal:
-            about = {"why": str(getattr(refusal, "status", refusal))[:300]}
-            log.warning("the directory could not be asked for", extra={"about": about})
-            self._asked = time.monotonic() - ASK_S + AGAIN_S
+            why = str(getattr(getattr(refusal, "status", None), "message", refusal))[:300]
+            log.warning("the directory could not be asked for", extra={"about": {"why": why}})
+            process.lines.trouble, self._asked = why, time.monotonic() - ASK_S + AGAIN_S
             return
         answer = enrolment_pb2.RenewBundleResponse.FromString(raw)
+        process.lines.trouble = ""
+        if answer.HasField("time"):  # an older province does not say
+            process.lines.ahead = asked + (resources.utcnow() - asked) / 2 - resources.moment(answer.time)
         if answer.certificate:
             keep(directory.folder, answer.certificate, answer.bundle)
             directory.refresh()

@@ -207,7 +207,7 @@ class Copies:
                 where=table.c.version <= made.excluded.version,
             )  # fmt: skip
 
-        sql = self._store.database.prepare(("copy", table.name, newer, names), build)
+        sql = self._store.database.prepare(("copy", table.name, newer, names), build, many=True)
         return self._store.database.run_many(cursor, sql, rows)
 
     def _batch(
@@ -217,13 +217,14 @@ class Copies:
         batch, store = _Batch(), self._store
         begins = f"village.{regions.tokens(region)}.{store.domain}."
         known = dict(replication.rising(store))
+        named = f"regions/{region}/"
         for row in rows:
-            why = row.void
+            why, name, payload, subject = row.void, row.name, row.payload, row.subject
             if not why:
-                if not row.subject.startswith(begins) or resources.region_in(row.name) != region:
+                if not subject.startswith(begins) or not name.startswith(named):
                     why = "FOREIGN"  # it speaks of what is not its sender's
                 else:
-                    why = spoilt or self._take(batch, row, known)
+                    why = spoilt or self._take(batch, row.type, name, payload, known)
                 batch.refused += bool(why)
                 if why:
                     about = {"region": region, "number": row.number, "type": row.type, "why": why}
@@ -232,25 +233,29 @@ class Copies:
                 {
                     "region": region, "epoch": answer.epoch, "incarnation": answer.incarnation,
                     "number": row.number, "event_id": row.event_id, "type": row.type,
-                    "subject": row.subject if row.subject.startswith(begins) else f"{begins}void.refused",
-                    "name": row.name, "time": store.instant(resources.moment(row.time)), "trace": row.trace,
-                    "audit_digest": row.audit_digest, "payload": row.payload, "void": why or None,
+                    "subject": subject if subject.startswith(begins) else f"{begins}void.refused",
+                    "name": name, "time": resources.stamped(row.time, sqlite=store.sqlite),
+                    "trace": row.trace, "audit_digest": row.audit_digest, "payload": payload,
+                    "void": why or None,
                 }
             )  # fmt: skip
         for kind, last in batch.last.items():
-            batch.records[kind] = [self.row(known[kind], *record) for record in last.values()]
+            # by name: neighbours in the index, and locks in one order
+            batch.records[kind] = [self.row(known[kind], *record) for _, record in sorted(last.items())]
         return batch
 
-    def _take(self, batch: _Batch, row: pb.LogRow, known: dict[str, resources.Codec]) -> str:
+    def _take(
+        self, batch: _Batch, kind: str, name: str, payload: bytes, known: dict[str, resources.Codec]
+    ) -> str:
         """Takes the record that an event carries; why it cannot, or empty. An event of a newer contract is
         passed on and kept, and what this node knows of it is copied."""
-        cls = events.class_of(row.type)
+        cls = events.class_of(kind)
         if cls is None:
             return ""
         try:
-            event: Any = cls.FromString(row.payload)
+            event: Any = cls.FromString(payload)
             described = contract.read_event(cls)
-            raw = _first_field(row.payload)
+            raw = _first_field(payload)
             message = getattr(event, described.field)
             version = int(message.etag or "0")
         except (DecodeError, ValueError, contract.BadContract):
@@ -258,25 +263,27 @@ class Copies:
         codec = known.get(described.resource)
         if codec is None:
             return ""
-        if message.name != row.name or codec.resource.pattern.match(message.name) is None:
+        if message.name != name or codec.resource.pattern.match(name) is None:
             return "MALFORMED"
         last = batch.last.setdefault(described.resource, {})
-        before = last.get(message.name)
+        before = last.get(name)
         if before is not None and before[1] > version:
             return "BACKWARDS"
-        last[message.name] = message, version, raw
+        last[name] = message, version, raw
         if "step" in cls.DESCRIPTOR.fields_by_name and event.HasField("step"):
-            batch.steps.append(self._store.step_values(message.name, event.step))
+            batch.steps.append(self._store.step_values(name, event.step))
         return ""
 
     @staticmethod
     def row(codec: resources.Codec, message: Message, version: int, raw: bytes) -> dict[str, Any]:
         """A copied record as a row. Nothing rings on it: its limits are its owner's."""
         name = message.name  # type: ignore[attr-defined]
-        return {
-            "name": name, "region": resources.region_in(name), "version": version, "owner": "",
-            "alarm_time": None, "digest": hashlib.sha256(raw).hexdigest(), **codec.encode(message),
-        }  # fmt: skip
+        found = codec.encode(message)
+        found.update(
+            name=name, region=resources.region_in(name), version=version, owner="", alarm_time=None,
+            digest=hashlib.sha256(raw).hexdigest(),
+        )  # fmt: skip
+        return found
 
     def mend(self, codec: resources.Codec, region: str, raws: list[bytes]) -> set[str]:
         """Puts records as their owner sent them in the place of what is here, whatever its version; their

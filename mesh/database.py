@@ -5,10 +5,7 @@ resources. Statements are built with SQLAlchemy Core once per shape and then run
 import contextlib
 import dataclasses
 import functools
-import math
 import operator
-import os
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +104,8 @@ class Database:
             event.listen(self.engine, "connect", _sqlite_settings)
             # named parameters, so that both drivers take the same mapping
             self._dialect: sa.Dialect = sqlite_dialect.dialect(paramstyle="named")
+            # by place where there are many, because SQLite looks each name up for each row
+            self._by_place: sa.Dialect = sqlite_dialect.dialect(paramstyle="qmark")
         else:
             timeouts = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
             self.engine = sa.create_engine(
@@ -118,6 +117,7 @@ class Database:
             )
             # numbered, because psycopg takes the text of a long statement with names apart at every call
             self._dialect = psycopg_dialect.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+            self._by_place = self._dialect
         self._prepared: dict[Any, Sql] = {}
         self._statements: dict[Any, tuple[bytes, Callable[[Sequence[Any]], Sequence[Any]]]] = {}
         self._own = threading.local()
@@ -133,16 +133,11 @@ class Database:
         self._own = threading.local()
         self.engine.dispose()
 
-    def free_bytes(self) -> float:
-        """Room left on the database's disk; infinite for a database server, which minds its own."""
-        folder = os.path.dirname(self.engine.url.database or "")
-        return shutil.disk_usage(folder or ".").free if self.sqlite else math.inf
-
-    def prepare(self, key: object, build: Callable[[], Any]) -> Sql:
-        """The driver's SQL for a statement, compiled once per key."""
+    def prepare(self, key: object, build: Callable[[], Any], *, many: bool = False) -> Sql:
+        """The driver's SQL for a statement, compiled once per key; `many`: for `run_many`."""
         sql = self._prepared.get(key)
         if sql is None:
-            made = build().compile(dialect=self._dialect)
+            made = build().compile(dialect=self._by_place if many else self._dialect)
             text = str(made) if self.sqlite else str(made).encode()
             sql = self._prepared[key] = Sql(text, tuple(made.positiontup or ()))
         return sql
@@ -282,7 +277,7 @@ class Database:
         for alike in _alike(commit.writes):
             names = tuple(alike[0].values)
             build = functools.partial(statements.KINDS[alike[0].kind], alike[0].table, names, "x_")
-            sql = self.prepare((alike[0].table.name, alike[0].kind, names), build)
+            sql = self.prepare((alike[0].table.name, alike[0].kind, names), build, many=True)
             try:
                 self.run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
             except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
@@ -290,10 +285,10 @@ class Database:
 
     def run_many(self, cursor: Any, sql: Sql, rows: list[dict[str, Any]]) -> int:
         """Runs a prepared change for each of several rows; how many it met."""
-        if self.sqlite:
-            cursor.executemany(sql.text, rows)
-        else:  # in one go and back, by the driver's pipeline
-            cursor.executemany(sql.text, [[row[name] for name in sql.order] for row in rows])
+        # on PostgreSQL in one go and back, by the driver's pipeline
+        first, *others = sql.order
+        placed = operator.itemgetter(first, *others) if others else lambda row: (row[first],)
+        cursor.executemany(sql.text, list(map(placed, rows)))
         return int(cursor.rowcount)
 
     def _statement(self, commit: Commit) -> tuple[bytes, Sequence[Any]]:
@@ -351,6 +346,8 @@ class Database:
         if not isinstance(fault, dbapi.OperationalError):  # type: ignore[union-attr]
             raise fault
         self._forget(connection)
+        if state == "53100" or getattr(fault, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise errors.DiskFull(what="the database", delay=10.0) from fault
         if self.sqlite or state is not None:  # the server answered that it did not
             raise errors.Unavailable(what="the database", delay=2.0) from fault
         raise errors.DeadlineExceeded from fault  # the line broke: it may have been done

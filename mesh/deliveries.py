@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import calls, contract, errors, identity, links, resources, statuses
+from mesh import calls, contract, database, errors, identity, links, once, resources, rpc, statuses
 from mesh.changes import Acting
 from mesh.store import Store
 from village.mesh.v1 import delivery_pb2 as pb
@@ -44,20 +44,20 @@ def _told(delivery: Delivery) -> Delivery:
 HANDLERS: dict[str, Any] = {"GetDelivery": get_delivery, "ListDeliveries": list_deliveries}
 
 
-def prepared(method: contract.Method, raw: bytes, now: datetime.datetime) -> tuple[bytes, str]:
-    """The request with a request_id, and, where it creates a record, a name given in advance; and that name,
-    or that of the record that it is about. What this node's contract does not know of it stays in it."""
-    request: Any = method.request.FromString(raw)
+def _prepared(method: contract.Method, request: Any, now: datetime.datetime, record: str) -> str:
+    """Gives a request a request_id, and, where it creates a record, a name in advance: `record` when it was
+    asked for before. That name, or that of the record that it is about. What this node's contract does not
+    know of it stays in it."""
     if not request.request_id:
         request.request_id = resources.uuid7(now)
     singular = _created(method)
     if not singular:
-        return request.SerializeToString(), request.name
+        return str(request.name)
     field = f"{contract.snake(singular)}_id"
     if not getattr(request, field):
-        setattr(request, field, resources.uuid7(now))
+        setattr(request, field, record.rpartition("/")[2] or resources.uuid7(now))
     plural = contract.resource(method.response).plural
-    return request.SerializeToString(), f"{request.parent}/{plural}/{getattr(request, field)}"
+    return f"{request.parent}/{plural}/{getattr(request, field)}"
 
 
 def _created(method: contract.Method) -> str:
@@ -65,42 +65,84 @@ def _created(method: contract.Method) -> str:
     return contract.resource(method.response).singular if method.parent == "parent" else ""
 
 
-def defer(
-    store: Store, region: str, endpoint: Any, asking: Any, *, raw: bytes, record: str
-) -> tuple[str, Any]:
-    """Keeps a call for later; (its delivery's name, what to answer meanwhile). `region`: the province's."""
-    caller = asking.caller
-    claims = {
-        "iss": caller.issuer, "sub": caller.subject, "region": caller.region, "roles": sorted(caller.roles),
-        "organisation": caller.organisation, "deputy": caller.deputy,
-    }  # fmt: skip
-    method = endpoint.method
-    internal = contract.internal("DeferCall")
-    acting = Acting(caller, asking.reference, "DeferCall", asking.now, trace=asking.trace)
-    call = calls.Call(store, method=internal, acting=acting, region=region).as_system(internal)
-    delivery = Delivery(
-        about_region=resources.region_in(record), method=method.path, record=record,
-        state=Delivery.STATE_QUEUED,
-        call_time=resources.stamp(asking.now), request=base64.b64encode(raw).decode(),
-        caller=json.dumps(claims),
-    )  # fmt: skip
-    call.create(delivery, parent=f"regions/{region}", event=pb.DeliveryQueued)
-    commit = call.changes.commit()
-    assert commit is not None
-    store.commit(commit)
-    endpoint.published()
-    return delivery.name, _meanwhile(store, method, raw, record)
+class Deferral:
+    """One call that may wait, made ready to be passed on now, and kept for later where that fails. Asked for
+    again with its request_id it is the same call, and the same delivery. `region`: the province's."""
 
+    def __init__(self, store: Store, region: str, endpoint: Any, asking: Any, raw: bytes) -> None:
+        self._store, self._region, self._endpoint, self._asking = store, region, endpoint, asking
+        request: Any = endpoint.method.request.FromString(raw)
+        self._once: once.Once | None = None
+        if request.request_id:
+            # a key of its own: under the plain one the answer is kept, should this node become the owner
+            acting = self._acting(f"deferred {request.request_id}")
+            self._once = once.Once(
+                store, acting, endpoint.method, request, region=region, longer=rpc.DELIVERED_KEPT,
+                response=Delivery,
+            )  # fmt: skip
+        known = self._known()
+        self.record = _prepared(endpoint.method, request, asking.now, known.record if known else "")
+        self.raw: bytes = request.SerializeToString()
 
-def _meanwhile(store: Store, method: contract.Method, raw: bytes, record: str) -> Any:
-    """The record as it was asked for, without a state; or, where it is there, its copy."""
-    if _created(method):
-        request: Any = method.request.FromString(raw)
+    def _acting(self, request_id: str = "") -> Acting:
+        asking = self._asking
+        return Acting(
+            asking.caller,
+            asking.reference,
+            "DeferCall",
+            asking.now,
+            request_id=request_id,
+            trace=asking.trace,
+        )
+
+    def _known(self) -> Any:
+        """The delivery that this call became when it was asked for before, or None."""
+        return self._once.answered() if self._once is not None else None
+
+    def keep(self) -> tuple[str, Any]:
+        """Keeps the call; (its delivery's name, what to answer meanwhile)."""
+        known = self._known()
+        if known is None:
+            try:
+                known = self._kept()
+            except database.Taken:  # the same call was kept at the same moment
+                known = self._known()
+                if known is None:
+                    raise
+        return known.name, self._meanwhile(known.record)
+
+    def _kept(self) -> Delivery:
+        caller, internal = self._asking.caller, contract.internal("DeferCall")
+        claims = {
+            "iss": caller.issuer, "sub": caller.subject, "region": caller.region,
+            "roles": sorted(caller.roles), "organisation": caller.organisation, "deputy": caller.deputy,
+        }  # fmt: skip
+        call = calls.Call(self._store, method=internal, acting=self._acting(), region=self._region)
+        delivery = Delivery(
+            about_region=resources.region_in(self.record), method=self._endpoint.method.path,
+            record=self.record, state=Delivery.STATE_QUEUED, call_time=resources.stamp(self._asking.now),
+            request=base64.b64encode(self.raw).decode(), caller=json.dumps(claims),
+        )  # fmt: skip
+        call.as_system(internal).create(delivery, parent=f"regions/{self._region}", event=pb.DeliveryQueued)
+        told = Delivery(name=delivery.name, record=delivery.record)
+        commit = call.changes.commit(*(self._once.kept(told),) if self._once is not None else ())
+        assert commit is not None
+        self._store.commit(commit)
+        self._endpoint.published()
+        return told
+
+    def _meanwhile(self, record: str) -> Any:
+        """The record as it was asked for, without a state; or, where it is there, its copy."""
+        method = self._endpoint.method
+        row = self._store.row(self._store.codec(method.response), record)
+        if row is not None:
+            return row.message
+        if not _created(method):
+            return method.response(name=record)
+        request: Any = method.request.FromString(self.raw)
         answer: Any = getattr(request, contract.snake(_created(method)))
         answer.name = record
         return answer
-    row = store.row(store.codec(method.response), record)
-    return row.message if row is not None else method.response(name=record)  # type: ignore[call-arg]
 
 
 class Deliverer:
@@ -125,7 +167,7 @@ class Deliverer:
             if answer is None:
                 away.add(owner)
             else:
-                self._settle(name, answer)
+                self._settle(name, *answer)
                 settled += 1
         return settled
 
@@ -144,30 +186,34 @@ class Deliverer:
         )
         return [n for (n,) in self._store.database.fetch(sql, {"state": "QUEUED", "most": BATCH})]
 
-    def _try(self, delivery: Delivery, owner: str, now: datetime.datetime) -> str | None:
-        """What the owner refused it with, empty when it was done; None when it is to be tried again."""
+    def _try(self, delivery: Delivery, owner: str, now: datetime.datetime) -> tuple[str, str] | None:
+        """(what the owner refused it with, the record that it is about now); None when it is to be tried
+        again."""
         raw = base64.b64decode(delivery.request)
         proof = self._lines.directory.vouch(
             owner, json.loads(delivery.caller), resources.moment(delivery.call_time), raw, now
         )
         try:
-            self._lines.call(owner, delivery.method, raw, {identity.VOUCHED: proof}, DIRECT_S)
+            answer, _ = self._lines.call(owner, delivery.method, raw, {identity.VOUCHED: proof}, DIRECT_S)
         except errors.Passed as refusal:
             code = refusal.status.code
             if (
                 code == errors.ALREADY_EXISTS
             ):  # an earlier attempt had arrived: the name is the delivery's own
-                return ""
-            return None if code in _AGAIN else _reason(refusal.status)
+                return "", delivery.record
+            return None if code in _AGAIN else (_reason(refusal.status), delivery.record)
         except errors.Refusal:
             return None
-        return ""
+        # the caller may have asked the owner himself meanwhile, with the same request_id
+        kinds = (codec.resource for codec in self._store.codecs.values())
+        cls: Any = next(kind.cls for kind in kinds if kind.pattern.match(delivery.record))
+        return "", str(cls.FromString(answer).name) or delivery.record
 
-    def _settle(self, name: str, refusal: str) -> None:
+    def _settle(self, name: str, refusal: str, record: str) -> None:
         call = calls.own(self._store, "SettleDelivery", resources.utcnow(), self._region)
         delivery = call.load(Delivery, name)
         delivery.state = Delivery.STATE_REFUSED if refusal else Delivery.STATE_APPLIED
-        delivery.refusal, delivery.request, delivery.caller = refusal, "", ""
+        delivery.refusal, delivery.record, delivery.request, delivery.caller = refusal, record, "", ""
         delivery.deliver_time.CopyFrom(resources.stamp(call.now))
         call.save(delivery, pb.DeliverySettled)
         commit = call.changes.commit()

@@ -135,6 +135,13 @@ class Unavailable(Refusal):
         self.delay = delay
 
 
+class DiskFull(Unavailable):
+    """There is no room to write; nothing was done. Repeating it helps when somebody has made room."""
+
+    en = "the disk of {what} is full; nothing was done"
+    zh = "节点磁盘已满，暂不能受理"
+
+
 class Overloaded(Unavailable):
     """As many calls are in hand as can be taken."""
 

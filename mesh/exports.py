@@ -316,7 +316,7 @@ def reduce(store: Store, region: str) -> None:
         while lines := _records(store, region, kind, store.reduced.get((region, kind), "")):
             rows = [_risen(codec, row) for _, row in lines]
             build = functools.partial(statements.update, t, tuple(rows[0]), "")
-            sql = db.prepare(("reduce", t.name), build)
+            sql = db.prepare(("reduce", t.name), build, many=True)
             db.transact(functools.partial(db.run_many, sql=sql, rows=rows))
             store.reduced[region, kind] = lines[-1][0]
     for name, of in series(store.metadata).items():

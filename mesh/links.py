@@ -4,6 +4,7 @@ the county has dialled. Separate from the chain, which they carry calls to, and 
 import asyncio
 import concurrent.futures
 import contextlib
+import datetime
 import logging
 import threading
 import time
@@ -30,6 +31,7 @@ PATIENCE_S = 15.0
 _NOT_SENT = ("connection failure", "no healthy upstream", "failed to connect", "overflow", "no route")
 _NOT_PASSED = ("connection", "host", "te", "user-agent", "content-type", "grpc-", "x-forwarded",
                "x-request-id", "x-envoy", "accept", ":", NODE)  # fmt: skip
+_NOT_TRUSTED = trust.NodeNotTrusted(why="").reason
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +40,17 @@ class NotDelivered(errors.Unavailable):
 
     en = "{what} cannot be reached; nothing was done"
     zh = "负责该地区的节点暂时无法连接"
+
+
+class NotBelieved(NotDelivered):
+    """The other node does not take this one's word, and says why; nothing was done."""
+
+    en = "{what} does not take this node's word: {why}"
+    zh = "对方节点不接受本节点的请求"
+
+    def __init__(self, *, what: str, why: str) -> None:
+        errors.Refusal.__init__(self, what=what, why=why)
+        self.delay = 60.0
 
 
 def subject(kind: str, region: str, last: str) -> str:
@@ -79,6 +92,12 @@ class Links:
         """Set when the province says that the directory has changed."""
         self.marked: Callable[[str, str], None] = lambda _node, _domain: None
         """Called when a node says that a log of its domain has grown."""
+        self.heard: dict[str, float] = {}
+        """By node, when it last said anything by itself; by `time.monotonic`."""
+        self.trouble = ""
+        """Why the province did not answer when it was last asked for news; empty when it did."""
+        self.ahead: datetime.timedelta | None = None
+        """How far this node's clock was ahead of the province's then."""
 
     # asking
 
@@ -150,7 +169,7 @@ class Links:
     def _refused(fault: Any) -> errors.Refusal:
         found = rpc_status.from_call(fault)
         if found is not None and found.details:
-            return errors.Passed(found, _told(fault.initial_metadata()))
+            return _passed("the province", found, _told(fault.initial_metadata()))
         said = (fault.details() or "").lower()
         if fault.code() == grpc.StatusCode.UNAVAILABLE and any(text in said for text in _NOT_SENT):
             return NotDelivered(what="the province")
@@ -181,7 +200,8 @@ class Links:
                         raise NotDelivered(what=f"{domain} of node {node}")
                     answer = link_pb2.LinkAnswer.FromString(message.data)
                     if answer.status:
-                        raise errors.Passed(status_pb2.Status.FromString(answer.status), answer.headers)
+                        status = status_pb2.Status.FromString(answer.status)
+                        raise _passed(f"node {node}", status, answer.headers)
                     parts.append(answer.response)
                     if not answer.more:
                         return b"".join(parts), dict(answer.headers)
@@ -217,7 +237,9 @@ class Links:
 
     async def _mark(self, message: Msg) -> None:
         *_, province, city, county, domain = message.subject.split(".")
-        self.marked(f"{province}{city}{county}", domain)
+        node = f"{province}{city}{county}"
+        self.heard[node] = time.monotonic()
+        self.marked(node, domain)
 
     async def _directory(self, _message: Msg) -> None:
         self.told.set()
@@ -292,6 +314,13 @@ class Links:
         """Hangs up."""
         if self._channel is not None:
             self._channel.close()
+
+
+def _passed(what: str, status: status_pb2.Status, told: Mapping[str, str]) -> errors.Refusal:
+    """What another node refused with; NotBelieved where it refused this node rather than who calls."""
+    if statuses.reason(status) == _NOT_TRUSTED:
+        return NotBelieved(what=what, why=status.message)
+    return errors.Passed(status, told)
 
 
 def until(remaining: float | None) -> float:

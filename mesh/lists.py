@@ -39,7 +39,7 @@ def page(
     condition = filters.condition(request.filter, codec, region)
     if condition is not None:
         statement = statement.where(condition)
-    last = _read(store, method, request) if request.page_token else []
+    last = read(store, method, request) if request.page_token else []
     rows: list[Any] = []
     for asked, order in _parts(statement, keys, last):
         ordered = asked.order_by(*(key.desc() if down else key for key, down in order))
@@ -134,7 +134,8 @@ def token(store: Store, method: contract.Method, request: Any, last: list[Any]) 
     return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
 
 
-def _read(store: Store, method: contract.Method, request: Any) -> list[Any]:
+def read(store: Store, method: contract.Method, request: Any) -> list[Any]:
+    """The values in a request's token; Invalid when it is not one that this query was given."""
     text = request.page_token
     try:
         proof, *values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
@@ -152,4 +153,4 @@ def plain_token(store: Store, request: Any, method: contract.Method) -> int:
     """The number that a token of a list ordered by number holds; 0 without one."""
     if not request.page_token:
         return 0
-    return int(_read(store, method, request)[0])
+    return int(read(store, method, request)[0])

@@ -46,11 +46,19 @@ def upgrade(database: Database, folder: pathlib.Path) -> None:
         return script._upgrade_revs("head", revision)
 
     with database.engine.connect().execution_options(isolation_level=_level(database)) as connection:
-        if not database.sqlite:
+        if database.sqlite:  # the driver leaves transactions alone; each statement by itself would be a sync
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        with EnvironmentContext(config, script, fn=steps) as environment:
-            environment.configure(connection=connection)
-            environment.run_migrations()
+        try:
+            with EnvironmentContext(config, script, fn=steps) as environment:
+                environment.configure(connection=connection)
+                environment.run_migrations()
+            if database.sqlite:
+                connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            connection.invalidate()  # with what it has begun
+            raise
         connection.commit()
 
 

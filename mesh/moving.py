@@ -103,10 +103,18 @@ def sums(store: Store, region: str, cursor: str, digest: str) -> pb.SumRegionRes
 
 
 def reduce_region(request: pb.ReduceRegionRequest, call: calls.Call) -> pb.ReduceRegionResponse:
-    region = _province_only(call, request.parent)
-    if call.store.grants.owned(region):
+    region, store = _province_only(call, request.parent), call.store
+    if store.grants.owned(region):
         raise NotFrozen(region=region)
-    exports.reduce(call.store, region)
+    row = store.grants.row(region) if request.epoch else None
+    if row is not None:
+        last = outbox.last_number(store, region, row.epoch, row.incarnation)
+        known = (request.epoch, request.incarnation, request.number)
+        if last and (row.epoch, row.incarnation, last) > known:
+            raise errors.Conflict(name=f"the log of {region}")
+    exports.reduce(store, region)
+    if request.epoch:  # what its successor never saw is here still
+        call.services.node.reconcile(region, store.domain, mend=True)
     return pb.ReduceRegionResponse()
 
 

@@ -16,9 +16,9 @@ class Once:
 
     def __init__(
         self, store: Any, acting: Acting, method: contract.Method, request: Any, *, region: str,
-        longer: datetime.timedelta | None = None,
+        longer: datetime.timedelta | None = None, response: type[Message] | None = None,
     ) -> None:  # fmt: skip
-        self._store, self._acting, self._response = store, acting, method.response
+        self._store, self._acting, self._response = store, acting, response or method.response
         self._region, self._until = region, acting.now + (longer or datetime.timedelta())
         raw = method.path.encode() + _bare(method, request).SerializeToString(deterministic=True)
         self._fingerprint = hashlib.sha256(raw).hexdigest()

@@ -241,6 +241,8 @@ class Relay:
     async def _publish(self, client: Client, each: Log, rows: Sequence[Any]) -> None:
         """Publishes rows. One that the broker cannot take, whatever is tried, would hold up all behind it:
         a void takes its place."""
+        if self._store.cramped():
+            raise errors.DiskFull(what="the broker")
         try:
             await bus.publish(client, [each.message(row) for row in rows])
         except nats.errors.MaxPayloadError:

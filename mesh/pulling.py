@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 
-from mesh import bus, copies, errors, events, metrics, reconciling, regions, replication, resources
+from mesh import bus, copies, errors, events, links, metrics, reconciling, regions, replication, resources
 from mesh.links import Links
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
@@ -84,6 +84,8 @@ class Passing:
         before = max(before, answer.floor - 1)  # what is trimmed there is lost to subscribers here
         rows = copies.unpacked(answer.rows)
         copies.follow(rows, before)
+        if rows and self._store.cramped():
+            raise errors.DiskFull(what="the broker")
         if self._client is None:
             self._client = await bus.connect(self._url)
             await bus.ensure_stream(self._client, self._domain)
@@ -283,11 +285,15 @@ class Puller:
             parent=f"regions/{target.region}", epoch=at.epoch, incarnation=at.incarnation, after=at.number,
             max_bytes=size,
         )  # fmt: skip
-        target.marked, target.asked = False, time.monotonic()
+        target.marked, target.asked, asked = False, time.monotonic(), resources.utcnow()
         path = f"/village.{target.domain}.v1.LogService/PullLog"
         begun = time.monotonic()
         try:
             raw = await self._asked(node, path, request.SerializeToString())
+        except links.NotBelieved as refusal:
+            target.behind = False
+            await asyncio.to_thread(keep.note, target.region, node, str(refusal))
+            return False
         except errors.Passed as refusal:
             target.behind = False
             if refusal.code != errors.NOT_FOUND:
@@ -299,6 +305,8 @@ class Puller:
         took = time.monotonic() - begun
         try:
             answer = pb.PullLogResponse.FromString(raw)
+            # by this node's clock, which whoever reads the copy goes by: the sender's may be hours off
+            answer.read_time.CopyFrom(resources.stamp(asked))
             if took < QUICK_S and len(answer.rows) > size // 16:
                 self._sizes[node] = min(size * 2, MOST_BYTES)
             elif took > SLOW_S:

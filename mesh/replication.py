@@ -120,7 +120,7 @@ def confirmed(store: Store, view: trust.View, me: str) -> dict[tuple[str, int, i
             store.confirmed.get((region, node.region), (0, 0, 0))
             for node in view.nodes.values()
             if node.region not in (me, owner) and not node.revoked
-            if may_have(node.region, view.province, region)
+            if node.region == view.province or regions.contains(region, node.region)  # who copies it
         ]
         has = [n if (e, i) == (epoch, incarnation) else 0 if (e, i) < (epoch, incarnation) else _ALL
                for e, i, n in asked]  # fmt: skip

@@ -3,6 +3,7 @@ database, so that a service's DBA finds one readable column per field and nobody
 
 import dataclasses
 import datetime
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -106,6 +107,21 @@ def instant(when: datetime.datetime, *, sqlite: bool) -> Any:
     return rfc3339(when)
 
 
+def stamped(timestamp: Any, *, sqlite: bool) -> Any:
+    """A protobuf timestamp as the driver wants its moment."""
+    if not sqlite:
+        return moment(timestamp)
+    if 0 <= timestamp.nanos < 10**9:
+        return f"{_second(timestamp.seconds)}.{timestamp.nanos // 1000:06d}Z"
+    return rfc3339(moment(timestamp))
+
+
+@functools.lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    """A second since 1970 as text; in what is copied and listed the same come again and again."""
+    return (EPOCH + datetime.timedelta(seconds=seconds)).isoformat()[:19]
+
+
 def rfc3339(when: datetime.datetime) -> str:
     """A moment as text, to the microsecond."""
     known = when if when.tzinfo is datetime.UTC else when.astimezone(datetime.UTC)
@@ -142,16 +158,17 @@ class Codec:
         self.columns = [self.table.c[n] for n in (*PLUMBING, *(f.name for f in self.fields))]
         self._writers = {f.name: self._writer(f) for f in self.fields}
         blank = resource.cls()
-        self._blank = {field: write(blank, "") for field, write in self._writers.items()}
+        self._blank = {f.name: self._empty(f, getattr(blank, f.name)) for f in self.fields}
         self._readers = [(f.name, self._reader(f)) for f in self.fields]
 
     def encode(self, message: Any) -> dict[str, Any]:
         """Column values for a message's own fields."""
         name, division = message.name, self.resource.division
         found = dict(self._blank)
-        for descriptor, _ in message.ListFields():
-            if (write := self._writers.get(descriptor.name)) is not None:
-                found[descriptor.name] = write(message, name)
+        for descriptor, value in message.ListFields():
+            if (key := descriptor.name) in found:
+                write = self._writers[key]
+                found[key] = write(value, name) if write is not None else value
         if division:
             found[TOWNSHIP] = getattr(message, division)[:9]
         for field in self._searchable:
@@ -176,31 +193,29 @@ class Codec:
         message.etag = str(version)
         return Row(message, region, version, owner, when(alarm) if alarm else None, digest)
 
-    def _writer(self, field: Field) -> Callable[[Any, str], Any]:
-        key, ring = field.name, self.rings.of(field)
-        if field.personal and field.kind == "string" and not field.repeated:
-            return lambda m, name: ring.encrypt(getattr(m, key), f"{name}/{key}")
-        if field.repeated:
-            return lambda m, name: (
-                _dump([_plain_value(field, v, ring, f"{name}/{key}") for v in getattr(m, key)])
-                if getattr(m, key)
-                else None
-            )
-        if field.kind == "message":
-            return lambda m, name: (
-                _dump(_plain_value(field, getattr(m, key), ring, f"{name}/{key}"))
-                if m.HasField(key)
-                else None
-            )
-        if field.kind == "timestamp":
-            return lambda m, _: (
-                instant(moment(getattr(m, key)), sqlite=self.sqlite) if m.HasField(key) else None
-            )
+    @staticmethod
+    def _empty(field: Field, value: Any) -> Any:
+        """What the column of a field that is not set holds; `value`: what the message has then."""
+        if field.repeated or field.kind in ("message", "timestamp"):
+            return None
         if field.kind == "enum":
-            return lambda m, _: field.enum.get(getattr(m, key)) or str(getattr(m, key))
-        if field.optional:
-            return lambda m, _: getattr(m, key) if m.HasField(key) else None
-        return lambda m, _: getattr(m, key)
+            return field.enum.get(value) or str(value)
+        return None if field.optional and not (field.personal and field.kind == "string") else value
+
+    def _writer(self, field: Field) -> Callable[[Any, str], Any] | None:
+        """What makes a column's value of a field's; None when it is the same."""
+        key, ring = field.name, self.rings.of(field)
+        if field.repeated:
+            return lambda values, name: _dump([_plain_value(field, v, ring, f"{name}/{key}") for v in values])
+        if field.personal and field.kind == "string":
+            return lambda value, name: ring.encrypt(value, f"{name}/{key}")
+        if field.kind == "message":
+            return lambda value, name: _dump(_plain_value(field, value, ring, f"{name}/{key}"))
+        if field.kind == "timestamp":
+            return lambda value, _: stamped(value, sqlite=self.sqlite)
+        if field.kind == "enum":
+            return lambda value, _: field.enum.get(value) or str(value)
+        return None
 
     def _reader(self, field: Field) -> Callable[[Any, str], Any] | None:
         key, ring = field.name, self.rings.of(field)

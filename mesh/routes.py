@@ -39,6 +39,8 @@ class Routes:
             return None
         view, region = self.directory.view, resources.region_in(named)
         if not regions.valid(region) or store.grants.owned(region):
+            if (whole := self._of_all_below(endpoint, incoming, asking, named)) is not None:
+                return whole
             if listing(method, named):
                 self._date(told, store, region, asking.now)
             else:
@@ -54,6 +56,25 @@ class Routes:
         if asking.sender == view.province:
             return self._not_now(region)  # the province knows already what this node will hear in a moment
         return self._pass(view.province, endpoint, incoming, asking)
+
+    def _of_all_below(self, endpoint: Any, incoming: Any, asking: Any, named: str) -> Any:
+        """A list of a place is of all below it too: of a city's, whose counties are other nodes' and not
+        copied here, the province has all, if it can be asked. None where this node has all that is wanted."""
+        method, view, store = endpoint.method, self.directory.view, endpoint.store
+        wanted, region = incoming.headers.get(READ, ""), resources.region_in(named)
+        if self.directory.is_province or asking.sender or wanted == "owner" or not view.province:
+            return None
+        if not (method.read_only and method.of_copies and listing(method, named)):
+            return None
+        below = (r for r in view.regions() if r != region and regions.contains(region, r))
+        away = not all(store.grants.owned(r) for r in below)
+        if not away or self._own_records(method, asking.caller, named):
+            return None
+        try:
+            return self._pass(view.province, endpoint, incoming, asking)
+        except (errors.Unavailable, errors.DeadlineExceeded):
+            asking.passed_to = ""
+            return None
 
     @staticmethod
     def _not_now(region: str) -> Any:
@@ -78,16 +99,16 @@ class Routes:
 
     def _pass_or_defer(self, owner: str, endpoint: Any, incoming: Any, asking: Any) -> Any:
         """The owner's answer; when it does not come in time, a delivery's."""
-        method, store, me = endpoint.method, endpoint.store, self.directory.region
-        raw, record = deliveries.prepared(method, incoming.raw, asking.now)
+        me = self.directory.region
+        waiting = deliveries.Deferral(endpoint.store, me, endpoint, asking, incoming.raw)
         patience = min(links.until(incoming.remaining) * 0.6, deliveries.DIRECT_S)
         try:
             return self._pass(
-                owner, endpoint, dataclasses.replace(incoming, raw=raw, remaining=patience), asking
+                owner, endpoint, dataclasses.replace(incoming, raw=waiting.raw, remaining=patience), asking
             )
         except (errors.Unavailable, errors.DeadlineExceeded):
             asking.passed_to = ""
-        name, answer = deliveries.defer(store, me, endpoint, asking, raw=raw, record=record)
+        name, answer = waiting.keep()
         incoming.told[deliveries.HEADER] = name
         incoming.told.pop(AS_OF, None)
         return rpc.masked(answer)

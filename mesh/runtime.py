@@ -39,7 +39,6 @@ from mesh import (
     unsealing,
 )  # fmt: skip
 
-LEAST_BYTES = 32 * 1024 * 1024
 FOUNDATION: Mapping[str, rpc.Handler] = {
     **attachments.HANDLERS, **delegations.HANDLERS, **unsealing.HANDLERS, **audit.HANDLERS,
     **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS, **moving.HANDLERS,
@@ -152,7 +151,7 @@ class Hosted:
         """Asks the database whether it takes writes, and its disk whether there is room for them."""
         if self.store is None:
             return Condition(self.service.domain, "", 0)
-        if self.store.database.free_bytes() < LEAST_BYTES:
+        if self.store.cramped():
             return Condition(self.service.domain, "the disk of the database is full", 0)
         try:
             self.store.database.transact(lambda cursor: cursor.execute("SELECT 1") and None)

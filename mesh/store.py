@@ -5,6 +5,8 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +37,9 @@ from village.mesh.v1 import (
 from village.type.v1 import level_pb2, step_pb2
 
 RECENT_S = 1.0
+LEAST_BYTES = 32 * 1024 * 1024
+"""With less room on its disk a node says that it is full. Broker and database have the same, and the last of
+it is the database's: a broker that met the end of a disk stores nothing more until it is started anew."""
 ALIKE = (
     calendar_pb2.Calendar,
     delegation_pb2.Delegation,
@@ -111,13 +116,16 @@ class Store:
         """Files of a region that moves here, as far as they have come."""
         self.reduced: dict[tuple[str, str], str] = {}
         """By region that has moved away and kind, up to which record only what may leave is left."""
-        self.late: dict[tuple[str, str], int] = {}
-        """By region and former owner, up to which number its late events were set aside."""
         self.copied = 0
         """Counts up when the log of another node is copied for the first time."""
         self.calendar = calendar.Calendar({})
         self._policies: dict[str, Any] = {}
         self._recent: dict[Any, tuple[float, Sequence[Any]]] = {}
+
+    def cramped(self) -> bool:
+        """Whether there is little room on the database's disk; never for a server, which minds its own."""
+        folder = os.path.dirname(self.database.engine.url.database or "")
+        return self.sqlite and shutil.disk_usage(folder or ".").free < LEAST_BYTES
 
     def codec(self, cls: type[Message]) -> resources.Codec:
         return self.codecs[cls.DESCRIPTOR.full_name]
@@ -217,11 +225,11 @@ class Store:
 
     def step_values(self, name: str, step: step_pb2.Step) -> dict[str, Any]:
         """A step as a row."""
-        due = self.instant(resources.moment(step.due_time)) if step.HasField("due_time") else None
+        due = resources.stamped(step.due_time, sqlite=self.sqlite) if step.HasField("due_time") else None
         return {
             "name": name, "number": step.number, "action": step.action, "from_state": step.from_state,
             "to_state": step.to_state, "actor": step.actor, "role": step.role,
-            "organisation": step.organisation, "time": self.instant(resources.moment(step.time)),
+            "organisation": step.organisation, "time": resources.stamped(step.time, sqlite=self.sqlite),
             "reason": self.rings.data.encrypt(step.reason, f"{name}/steps/{step.number}/reason"),
             "due_time": due, "level": _level_names.get(step.level) or str(step.level),
             "unit": step.unit, "deputy": step.deputy, "cause": step.cause,
@@ -253,7 +261,7 @@ class Store:
             values = {k: sa.bindparam(f"x_{k}", type_=table.c[k].type) for k in names}
             return insert.values(values).on_conflict_do_nothing()
 
-        sql = self.database.prepare(("missing", table.name, names), build)
+        sql = self.database.prepare(("missing", table.name, names), build, many=True)
         given = [{f"x_{k}": v for k, v in row.items()} for row in rows]
         self.database.transact(lambda cursor: self.database.run_many(cursor, sql, given) and None)
 

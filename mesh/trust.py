@@ -44,6 +44,12 @@ class BadBundle(Exception):  # noqa: N818 - an answer, not a fault
     """A bundle is not what the authority signed, or not for this mesh."""
 
 
+class NodeNotTrusted(errors.Unauthenticated):
+    """Another node does not prove who it is."""
+
+    zh = "对方节点未通过身份验证"
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """What a bundle says, as tables."""
@@ -165,13 +171,13 @@ class Directory:
         return made
 
     def sender(self, token: str, now: datetime.datetime) -> str:
-        """The node that a token proves. Unauthenticated when it proves none that belongs to the mesh."""
+        """The node that a token proves. NodeNotTrusted when it proves none that belongs to the mesh."""
         view, moment = self.view, now.timestamp()
         known = self._proven.get(token)
         if known is not None and moment < known[0]:
             return known[1]
         if now > view.expires:
-            raise errors.Unauthenticated(why="this node's own trust has expired")
+            raise NodeNotTrusted(why="the trust of the node that is asked has expired")
         try:
             node = str(jwt.get_unverified_header(token).get("kid", ""))
             claims = jwt.decode(
@@ -179,15 +185,16 @@ class Directory:
                 options={"require": ["exp", "iat", "sub", "aud"], "verify_exp": False, "verify_iat": False},
             )  # fmt: skip
             begins, ends = float(claims["iat"]) - SKEW_S, float(claims["exp"]) + SKEW_S
+            made = resources.EPOCH + datetime.timedelta(seconds=float(claims["iat"]))
         except KeyError as fault:
-            raise errors.Unauthenticated(why="the node does not belong to the mesh") from fault
+            raise NodeNotTrusted(why="the node does not belong to the mesh") from fault
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as fault:
-            raise errors.Unauthenticated(why=f"the node's token cannot be used: {fault}") from fault
+            raise NodeNotTrusted(why=f"the node's token cannot be used: {fault}") from fault
         if claims["sub"] != node or not regions.valid(node):
-            raise errors.Unauthenticated(why="the node's token is not its own")
+            raise NodeNotTrusted(why="the node's token is not its own")
         if not begins <= moment <= ends:
-            raise errors.Unauthenticated(
-                why="the node's token has expired, or one of the two clocks is wrong"
+            raise NodeNotTrusted(
+                why=f"a clock is wrong: the node's token is of {made:%d %H:%M} UTC, here it is {now:%d %H:%M}"
             )
         if len(self._proven) > 10_000:
             self._proven.clear()

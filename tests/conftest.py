@@ -1,7 +1,9 @@
 """What many tests start: PostgreSQL once for all, a database of either kind, a county."""
 
+import atexit
 import os
 import pathlib
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,6 +12,20 @@ import pytest
 import sqlalchemy as sa
 
 from tests import county as counties
+
+MEMORY = pathlib.Path("/dev/shm")
+ROOMY = 6 * 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests write lies in memory where there is room: programs are killed in tests, machines are not,
+    and a disk that syncs every commit takes longer than all the rest."""
+    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOMY:
+        folder = tempfile.mkdtemp(prefix="tests-", dir=MEMORY)
+        os.chmod(folder, 0o711)  # PostgreSQL serves as another user than root
+        config.option.basetemp = pathlib.Path(folder) / "all"
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,17 +58,32 @@ def postgresql() -> Iterator[str]:
         server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql: str) -> str:
+    """Name of a database with habitat's tables, which those of the tests are copied from."""
+    uri = sa.make_url(postgresql).set(drivername="postgresql+psycopg")
+    admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.execute(sa.text("CREATE DATABASE migrated"))
+    admin.dispose()
+    counties.migrate(uri.set(database="migrated").render_as_string(hide_password=False), "habitat")
+    return "migrated"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
-    """An empty database of each kind."""
+    """An empty database of each kind; for whom asks for a county, with its tables."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/{{domain}}.db"
         return
     uri = sa.make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
     name = f"t_{uuid.uuid4().hex[:12]}"
     admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    like = ""
+    if "county" in request.fixturenames:
+        like = f"TEMPLATE {request.getfixturevalue('migrated_postgresql')}"
     with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} {like}"))
     yield uri.set(database=name).render_as_string(hide_password=False)
     with admin.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -23,6 +23,7 @@ import grpc
 from deploy.local import issuer, prepare
 from deploy.local import node as local
 from mesh import bus, events
+from tests.clock import Clock
 from tests.line import Line
 from tests.waiting import until
 
@@ -90,11 +91,15 @@ class Node:
         self.data, self.region, self.port = data, region, port
         self.plan = prepare.Plan(region=region, services=tuple(services), port=port)
         self.line: Line | None = None
+        self.clock: Clock | None = None
+        """The clock that its programs go by from the next start on; None for the machine's."""
+        self._tokens: dict[tuple[object, ...], str] = {}
 
     def start(self, *, province: str = "", code: str = "") -> None:
         """Starts it; `province` and `code` as for `villagemesh up`."""
         plan = dataclasses.replace(self.plan, joining=(province, code)) if province else self.plan
-        with warnings.catch_warnings():  # the node is to outlive what started it
+        told = self.clock.told() if self.clock is not None else contextlib.nullcontext()
+        with told, warnings.catch_warnings():  # the node is to outlive what started it
             warnings.simplefilter("ignore", ResourceWarning)
             local.start(self.data, plan)
 
@@ -103,10 +108,22 @@ class Node:
 
     def token(self, role: str, region: str = "", subject: str = "") -> str:
         """A token by this node's own issuer."""
+        if self.clock is not None:
+            return self._told(role, region or self.region, subject or f"{role}-1")
         return issuer.sign(
             self.data, subject=subject or f"{role}-1", roles=[role], region=region or self.region,
             organisation="", lasting=datetime.timedelta(hours=1),
         )  # fmt: skip
+
+    def _told(self, role: str, region: str, subject: str) -> str:
+        """The same, typed on a machine whose clock is the node's."""
+        key = (self.clock, role, region, subject)
+        if self.clock is not None and key not in self._tokens:
+            who = ("--subject", subject, "--role", role, "--region", region)
+            done = self.clock.run("token", "--data", str(self.data), *who)
+            assert done.returncode == 0, done.stderr
+            self._tokens[key] = done.stdout.strip()
+        return self._tokens[key]
 
     def call(
         self,
@@ -221,12 +238,19 @@ class Node:
 
 
 class Mesh:
-    """A province and its counties; a context manager. `counties`: each region's services."""
+    """A province and its counties; a context manager. `counties`: each region's services; `clock`:
+    what all go by at first."""
 
-    def __init__(self, folder: pathlib.Path, counties: Mapping[str, Sequence[str]] | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        counties: Mapping[str, Sequence[str]] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.folder, self._clock = folder, clock
         self._wanted = {WUNING: ("habitat",), XIUSHUI: ()} if counties is None else counties
         self.province = Node(folder / PROVINCE, PROVINCE, ("habitat",), four_ports())
+        self.province.clock = clock
         self.counties: dict[str, Node] = {}
 
     def __enter__(self) -> "Mesh":
@@ -287,7 +311,7 @@ class Mesh:
     def county(self, region: str, services: Sequence[str]) -> Node:
         """A county's node behind a line of its own, not started yet."""
         made = Node(self.folder / region, region, services, four_ports())
-        made.line = Line(self.office)
+        made.line, made.clock = Line(self.office), self._clock
         self.counties[region] = made
         return made
 

@@ -29,6 +29,8 @@ _LITTLE_DISK, _NO_DISK = 5 * _GIB, 1 * _GIB
 _MUCH_BACKLOG = 1000
 _LITTLE_TRUST, _RENEWED_TRUST = 7, 42
 """Days: both are good for 45 and renewed every day."""
+_CLOCK_SECONDS = 30
+"""What tokens allow."""
 _LOG_BYTES = 4 * 1024 * 1024
 
 
@@ -185,6 +187,7 @@ def _mesh(data: pathlib.Path, state: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(verdict, f"{what} is good for {left} days", advice)
     if line := directory.line(data):
         yield _line(line["address"])
+        yield from _news(answer)
     for copy in answer.get("copies", []):
         of = f"the copy of {copy['domain']} of {copy['region']}"
         if copy["trouble"]:
@@ -197,6 +200,21 @@ def _mesh(data: pathlib.Path, state: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 "ok", f"{of} is {copy['behind']} events behind, as of {copy.get('asOfTime', 'never')}"
             )
+
+
+def _news(answer: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the province answers this node, and what time it is there."""
+    if why := answer["lineTrouble"]:
+        yield Finding("bad", f"the province gives no news: {why}", "until it does, what is done here waits")
+    if ahead := answer.get("clockAhead"):
+        seconds = float(ahead.removesuffix("s"))
+        far = datetime.timedelta(seconds=round(abs(seconds)))
+        how = "ahead of" if seconds > 0 else "behind"
+        if abs(seconds) > _CLOCK_SECONDS:
+            advice = "correct it: nodes refuse the tokens of each other's people"
+            yield Finding("bad", f"the clock is {far} {how} the province's", advice)
+        else:
+            yield Finding("ok", f"the clock agrees with the province's to {far.seconds} s")
 
 
 def _line(address: str) -> Finding:

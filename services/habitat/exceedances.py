@@ -121,6 +121,11 @@ def beyond(value: float, limit: float, side: int) -> bool:
     return value > limit if side == Exceedance.SIDE_ABOVE else value < limit
 
 
+def is_open(opened: Any, station: str, factor: str) -> bool:
+    """Whether an exceedance of a factor at a station is open."""
+    return tables.is_open(opened, Exceedance, _key(station, factor))
+
+
 def _key(station: str, factor: str) -> str:
     return f"{station} {factor}"
 

@@ -53,8 +53,8 @@ def _rounded(exact: decimal.Decimal) -> str:
     return str(exact.quantize(decimal.Decimal("0.01"), decimal.ROUND_HALF_UP))
 
 
-def _computed(figure: Figure, call: calls.Call, request: pb.ComputeFiguresRequest) -> pb.Figure:
-    part, whole = tables.part_and_whole(call, figure, request.parent, request.division)
+def _computed(figure: Figure, call: calls.Call, parent: str, division: str) -> pb.Figure:
+    part, whole = tables.part_and_whole(call, figure, parent, division)
     found = pb.Figure(id=figure.id, title_zh=figure.title, unit=figure.unit, formula=figure.formula)
     found.numerator, found.denominator = part, whole
     if whole:
@@ -63,21 +63,24 @@ def _computed(figure: Figure, call: calls.Call, request: pb.ComputeFiguresReques
     return found
 
 
+def computed(
+    areas: Sequence[Any], ids: Sequence[str], parent: str, division: str, call: calls.Call
+) -> list[pb.Figure]:
+    """The figures whose ids begin so, of all that the areas list. Invalid for one that there is not."""
+    known = sorted((f for area in areas for f in getattr(area, "FIGURES", ())), key=lambda f: _place(f.id))
+    for n, wanted in enumerate(ids):
+        if not any(_begins(figure.id, wanted) for figure in known):
+            raise errors.Invalid(f"ids[{n}]", "is the id of no figure")
+    asked = [f for f in known if not ids or any(_begins(f.id, wanted) for wanted in ids)]
+    return [_computed(figure, call, parent, division) for figure in asked]
+
+
 def handlers(areas: Sequence[Any]) -> Mapping[str, Any]:
     """The method that computes what the areas list."""
-    known: list[Figure] = sorted(
-        (figure for area in areas for figure in getattr(area, "FIGURES", ())), key=lambda f: _place(f.id)
-    )
 
     def compute_figures(request: pb.ComputeFiguresRequest, call: calls.Call) -> pb.ComputeFiguresResponse:
-        for n, wanted in enumerate(request.ids):
-            if not any(_begins(figure.id, wanted) for figure in known):
-                raise errors.Invalid(f"ids[{n}]", "is the id of no figure")
-        asked = [f for f in known if not request.ids or any(_begins(f.id, wanted) for wanted in request.ids)]
-        return pb.ComputeFiguresResponse(
-            figures=[_computed(figure, call, request) for figure in asked],
-            cut_off_time=resources.stamp(call.now),
-        )
+        found = computed(areas, list(request.ids), request.parent, request.division, call)
+        return pb.ComputeFiguresResponse(figures=found, cut_off_time=resources.stamp(call.now))
 
     return {"ComputeFigures": compute_figures}
 

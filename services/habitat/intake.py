@@ -40,6 +40,10 @@ class Intake:
         self._months: set[str] = set()
         self.days: set[tuple[str, int]] = set()
         """Stations, and days that are to be summed up again."""
+        self.touched: set[str] = set()
+        """Stations whose readings are still to be held against limits."""
+        self.recalled = False
+        """Whether it was asked, since this process began, what an earlier one left to be looked at."""
 
     def take(self, station: Station, given: Sequence[pb.Series], now: datetime.datetime) -> Taken:
         """Takes one station's readings in one commit. Invalid with the field for what cannot be taken."""
@@ -110,6 +114,7 @@ class Intake:
             self._make_room(opened, [row["start"] for row in sums["reading_days"]])
             tables.add_readings(opened, resources.region_in(station.name), known, columns, sums)
             self._last |= lasts
+            self.touched.add(station.name)
             self.days |= {(station.name, row["start"]) for row in sums["reading_days"]}
         return found
 

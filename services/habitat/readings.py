@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mesh import calls, errors, lists, records, resources, store
-from services.habitat import intake, tables
+from services.habitat import alarms, intake, tables
 from services.habitat.series import BEIJING_MS, DAY_MS, HOUR_MS
 from village.habitat.v1 import reading_pb2 as pb
 from village.habitat.v1.reading_pb2 import ReadingCorrection, StationDay
@@ -192,8 +192,9 @@ def correct_reading(request: pb.CorrectReadingRequest, call: calls.Call) -> Read
 
 
 def tick(_process: Any, hosted: Any) -> None:
-    """Sums up the days that are over."""
-    if sum_days(hosted.store, resources.utcnow()):
+    """Holds what has arrived against limits, and sums up the days that are over."""
+    told = alarms.watch(hosted.store, resources.utcnow())
+    if sum_days(hosted.store, resources.utcnow()) or told:
         hosted.committed()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mesh import attachments, batches, calls, errors, regions, resources
-from services.habitat import figures, tables
+from services.habitat import figures, one_map, tables
 from services.habitat.report_flow import (
     DuplicateOfItself,
     ExtensionAlreadyAsked,
@@ -238,6 +238,7 @@ def _to_work_again(report: Report, action: str, reason: str, call: calls.Call) -
     return call.take(report, action, reason=reason)
 
 
+LAYERS = (one_map.Layer(Report, "上报件", state="state", time="file_time"),)
 RESOURCES = (Report,)
 HANDLERS: dict[str, Any] = {
     "FileReport": file_report,

@@ -17,6 +17,7 @@ from services.habitat import (
     limits,
     machinery,
     observation,
+    one_map,
     policies,
     readings,
     report_flow,
@@ -33,7 +34,7 @@ from services.habitat import (
 )
 
 AREAS = (
-    *(reports, policies, limits, toilets, standards, stations, readings, sewage),
+    *(reports, policies, limits, toilets, standards, stations, readings, sewage, one_map),
     *(schemes, samples, exceedances, eco_units, zones, hazards, sorties, machinery),
     *(black_soil, agro_points, farm_waste, observation, extension),
 )
@@ -67,6 +68,8 @@ SERVICE = runtime.Service(
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),
+        **one_map.handlers(AREAS),
+        **one_map.sheet_handlers(AREAS),
     },
     seed=seed,
     migrations=pathlib.Path(__file__).parent / "migrations",

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mesh import calls, errors, records, regions, resources
-from services.habitat import figures, standards, tables
+from services.habitat import figures, one_map, standards, tables
 from services.habitat.series import BEIJING_MS, HOUR_MS
 from village.habitat.v1 import sewage_pb2 as pb
 from village.habitat.v1.sewage_pb2 import OperationRating, RatingRule, SewageFacility
@@ -144,6 +144,7 @@ FIGURES = (
     ),
     figures.Figure("H-5.3", "负荷率", OperationRating, part_sum="treated_m3", whole_sum="design_m3"),
 )
+LAYERS = (one_map.Layer(SewageFacility, "污水处理设施", state="process"),)
 RESOURCES = (SewageFacility, RatingRule, OperationRating)
 HANDLERS: dict[str, Any] = {
     **records.handlers(

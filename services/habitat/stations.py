@@ -4,7 +4,7 @@ else is measured by itself)."""
 from typing import Any
 
 from mesh import calls, errors, records, resources
-from services.habitat import figures, tables
+from services.habitat import figures, one_map, tables
 from village.habitat.v1 import station_pb2 as pb
 from village.habitat.v1.standard_pb2 import Standard
 from village.habitat.v1.station_pb2 import Calibration, Station, WaterSource
@@ -49,6 +49,10 @@ def create_calibration(request: pb.CreateCalibrationRequest, call: calls.Call) -
 FIGURES = (
     figures.Figure("H-11.3", "校准合格率", Calibration, part="passed = true"),
 )  # fmt: skip
+LAYERS = (
+    one_map.Layer(WaterSource, "饮用水水源", state="kind", public=True, kept_safe=True),
+    one_map.Layer(Station, "监测站", state="kind"),
+)
 RESOURCES = (WaterSource, Station, Calibration)
 HANDLERS: dict[str, Any] = {
     **records.handlers(pb, WaterSource, created=pb.WaterSourceCreated, changed=pb.WaterSourceChanged),

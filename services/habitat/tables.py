@@ -171,7 +171,9 @@ def series_tables(metadata: sa.MetaData) -> None:
     sums = ("count", "valid", "total", "low", "high")
     table(
         "reading_series", key("series"), sa.Column("station", text, nullable=False),
-        sa.Column("factor", text, nullable=False), comment="what a series of readings measures",
+        sa.Column("factor", text, nullable=False),
+        sa.Column("watched_ms", big, nullable=False, comment="up to when readings were held against limits"),
+        comment="what a series of readings measures",
     )  # fmt: skip
     table(
         "readings", key("series"), key("time_ms", comment="milliseconds since 1970, UTC"),
@@ -288,7 +290,8 @@ def _known(opened: store.Store) -> Any:
     return opened.database.prepare(
         "series known",
         lambda: sa.text(
-            "INSERT INTO reading_series (series, station, factor) VALUES (:series, :station, :factor) "
+            "INSERT INTO reading_series (series, station, factor, watched_ms) "
+            "VALUES (:series, :station, :factor, 0) "
             "ON CONFLICT DO NOTHING"
         ).bindparams(sa.bindparam("series", type_=sa.BigInteger), sa.bindparam("station", type_=sa.Text),
                      sa.bindparam("factor", type_=sa.Text)),
@@ -332,6 +335,37 @@ def readings(opened: store.Store, series: int, first: int, behind: int, most: in
     )
 
 
+def unwatched(opened: store.Store, since: int) -> set[str]:
+    """The stations with readings since a time that were not held against limits."""
+    s, r = opened.metadata.tables["reading_series"], opened.metadata.tables["reading_hours"]
+    hour = 3_600_000
+    asked = (
+        sa.select(s.c.station)
+        .where(r.c.series == s.c.series, r.c.hour_ms > since - hour, r.c.hour_ms + hour > s.c.watched_ms)
+        .distinct()
+    )
+    return {station for (station,) in opened.database.select(asked)}
+
+
+def watched(opened: store.Store, series: Sequence[int]) -> dict[int, int]:
+    """Up to when the readings of each series were held against limits."""
+    t = opened.metadata.tables["reading_series"]
+    rows = opened.database.select(sa.select(t.c.series, t.c.watched_ms).where(t.c.series.in_(series)))
+    return dict(rows)  # type: ignore[arg-type]
+
+
+def mark_watched(opened: store.Store, series: int, until: int) -> None:
+    """Notes up to when."""
+    t = opened.metadata.tables["reading_series"]
+    opened.database.change(t.update().where(t.c.series == series).values(watched_ms=until))
+
+
+def is_open(opened: store.Store, cls: Any, key: str) -> bool:
+    """Whether there is an open exceedance of that key."""
+    t = opened.codec(cls).table
+    return bool(opened.database.select(sa.select(t.c.name).where(t.c.open_key == key).limit(1)))
+
+
 def sums_of(opened: store.Store, name: str, series: Sequence[int], first: int, behind: int) -> Sequence[Any]:
     """(series, start, count, valid, total, low, high) of spans, by series and time."""
     t = opened.metadata.tables[name]
@@ -342,6 +376,40 @@ def sums_of(opened: store.Store, name: str, series: Sequence[int], first: int, b
         .where(t.c.series.in_(series), start >= first, start < behind)
         .order_by(t.c.series, start)
     )
+
+
+def placed(call: calls.Call, layer: Any, request: Any, behind: str, most: int) -> Sequence[Any]:
+    """(name, division, longitude, latitude, boundary, title, state, time) of what a layer draws, by name
+    behind one."""
+    codec, region = call.store.codec(layer.resource), resources.region_in(request.parent)
+    c, none = codec.table.c, sa.null()
+    place = c[layer.place]
+    longitude, latitude = (_degree(call.store, place, side) for side in ("longitude", "latitude"))
+    conditions = [lists.visible(codec, call.method, call.caller, call.reference, region), c.name > behind]
+    if request.division:
+        conditions.append(filters.within(codec, request.division))
+    polygon = layer.place == "boundary"
+    if request.box and not polygon:
+        west, south, east, north = request.box
+        conditions += [longitude.between(west, east), latitude.between(south, north)]
+    if layer.time:
+        if request.HasField("start_time"):
+            conditions.append(c[layer.time] >= call.store.instant(resources.moment(request.start_time)))
+        if request.HasField("end_time"):
+            conditions.append(c[layer.time] < call.store.instant(resources.moment(request.end_time)))
+    columns = (
+        c.name, c[codec.resource.division] if codec.resource.division else none,
+        none if polygon else longitude, none if polygon else latitude, place if polygon else none,
+        c.title if "title" in c else none, c[layer.state] if layer.state else none,
+        c[layer.time] if layer.time else none,
+    )  # fmt: skip
+    return call.select(sa.select(*columns).where(*conditions).order_by(c.name).limit(most))
+
+
+def _degree(opened: store.Store, place: Any, side: str) -> Any:
+    if opened.sqlite:
+        return sa.func.json_extract(place, f"$.{side}")
+    return place[side].as_float()
 
 
 def stations_of(opened: store.Store, cls: Any, number: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Public toilets and the orders by which they are kept usable (厕所革命, H-7; orders by SM-0)."""
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import figures, limits
+from services.habitat import figures, limits, one_map
 from village.habitat.v1 import toilet_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
 from village.habitat.v1.toilet_pb2 import ServiceOrder, Toilet
@@ -113,6 +113,7 @@ FIGURES = (
         whole="kind = REPAIR AND finish_time:*", unit="h",
     ),
 )  # fmt: skip
+LAYERS = (one_map.Layer(Toilet, "公厕", state="condition", public=True),)
 RESOURCES = (Toilet, ServiceOrder)
 FLOWS = (FLOW,)
 HANDLERS = {

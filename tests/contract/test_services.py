@@ -20,7 +20,6 @@ from cli.serve import service
 from mesh import contract, database, errors, migrations, regions, runtime, store
 from tests import samples
 from tests.county import REGION, County, issuer, mint
-from village.habitat.v1 import report_policy_pb2
 from village.options.v1 import options_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -133,17 +132,6 @@ def county(domain: str, tmp_path: pathlib.Path) -> Iterator[County]:
 
 
 OWN = options_pb2.SCOPE_OWN_RECORDS
-BESIDES: dict[str, dict[str, Any]] = {
-    "IssueReportPolicy": {
-        "report_policy": report_policy_pb2.ReportPolicy(
-            basis="x", accept_working_days=1, assign_working_days=1, return_working_days=1,
-            verify_working_days=1, feedback_working_days=1, dispute_working_days=1, escalate_working_days=1,
-            extension_working_days=1, rectify_limits=[{"level": n, "working_days": 1} for n in (1, 2, 3)],
-            effective_time={"seconds": 2_000_000_000},
-        )
-    },
-}  # fmt: skip
-"""What a rule over several fields wants in a good request."""
 
 
 def reaches(scope: int, place: str) -> bool:
@@ -208,7 +196,7 @@ class TestWhoMayCall:
             found = county.contract.methods[name]
             if found.of_nodes or any(r.scope == options_pb2.SCOPE_PUBLIC for r in found.rules):
                 continue
-            raw = samples.request(method, **BESIDES.get(name, {})).SerializeToString()
+            raw = samples.request(method).SerializeToString()
             for role, place in itertools.product({*ROLES} - {"SYS"}, ("360000", "360400", REGION, "360424")):
                 may = [rule for rule in found.rules if role in rule.roles and reaches(rule.scope, place)]
                 got = answer(county, found, raw, roles=[role], region=place, iss=issuer(place))

@@ -334,6 +334,42 @@ class TestDeferredCalls:
         self.settled(mesh, delivery)
         assert set(mesh.wuning.reports()) - before == {name}
 
+    def test_one_that_is_repeated_while_it_waits_is_the_same_and_is_done_once(self, mesh: Mesh) -> None:
+        before, token = set(mesh.wuning.reports()), mesh.wuning.token("CZ")
+        path = f"/habitat/v1/regions/{PROVINCE}/deliveries?pageSize=500"
+        mesh.line.cut()
+        once: dict[str, Any] = {"token": token, "request_id": str(uuid.uuid4())}
+        first = mesh.province.file(**once)
+        for at in (mesh.province, mesh.xiushui):  # whichever way it comes
+            again = at.file(**once)
+            assert again.headers["x-village-delivery"] == first.headers["x-village-delivery"]
+            assert again.body == first.body
+        other = mesh.province.file(**once, description="另一件事")
+        assert (other.status, other.reason) == (400, "INVALID")
+        assert [v["field"] for v in other.detail("BadRequest")["fieldViolations"]] == ["request_id"]
+        fresh = mesh.province.file(token=token, request_id=str(uuid.uuid4()))
+        assert fresh.headers["x-village-delivery"] != first.headers["x-village-delivery"]
+        listed = mesh.province.call("GET", path, token=mesh.province.token("ADM")).body["deliveries"]
+        names = {first.body["name"], fresh.body["name"]}
+        assert sorted(d["record"] for d in listed if d["state"] == "STATE_QUEUED") == sorted(names)
+        mesh.line.restore()
+        for taken in (first, fresh):
+            self.settled(mesh, taken.headers["x-village-delivery"])
+        assert set(mesh.wuning.reports()) - before == names
+        until(mesh.well)
+        done = mesh.province.file(**once)
+        assert (done.served_by, done.body["name"]) == (WUNING, first.body["name"])
+
+    def test_one_that_the_county_was_asked_itself_meanwhile_names_its_record(self, mesh: Mesh) -> None:
+        before, token = set(mesh.wuning.reports()), mesh.wuning.token("CZ")
+        once: dict[str, Any] = {"token": token, "request_id": str(uuid.uuid4())}
+        mesh.line.cut()
+        taken, made = mesh.province.file(**once), mesh.wuning.file(**once)
+        mesh.line.restore()
+        told = self.settled(mesh, taken.headers["x-village-delivery"]).body
+        assert set(mesh.wuning.reports()) - before == {made.body["name"]}
+        assert told["record"] == made.body["name"]
+
     def test_what_the_owner_refuses_is_said(self, mesh: Mesh) -> None:
         name = filed(mesh)
         copied(mesh, name)

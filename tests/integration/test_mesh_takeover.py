@@ -72,10 +72,17 @@ class TestTakeover:
         return mesh.province.call("POST", f"/mesh/v1/{name}:approve", {}, token=token)
 
     def letters(self, mesh: Mesh) -> list[dict[str, Any]]:
-        path = f"/habitat/v1/regions/{PROVINCE}/deadLetters?pageSize=500"
+        path = f"/habitat/v1/regions/{PROVINCE}/deadLetters?pageSize=500&filter=settled%20%3D%20false"
         found = mesh.province.call("GET", path, token=mesh.province.token("ADM"))
         assert found.status == 200, found.body
         return list(found.body["deadLetters"])
+
+    def drop(self, mesh: Mesh, letters: list[dict[str, Any]]) -> None:
+        """What an officer does who has decided on them."""
+        for letter in letters:
+            path = f"/habitat/v1/{letter['name']}:drop"
+            dropped = mesh.province.call("POST", path, {}, token=mesh.province.token("ADM"))
+            assert dropped.status == 200, dropped.body
 
     def test_by_two_officers_lets_the_province_write_and_sets_aside_what_it_never_saw(
         self, mesh: Mesh
@@ -90,8 +97,14 @@ class TestTakeover:
         accepted = county.call("POST", f"/habitat/v1/{first}:accept", {}, token=official)
         assert accepted.status == 200
         until(lambda: all(n for _, _, n, _ in county.logged()))
+        county.stop()
+        with contextlib.closing(sqlite3.connect(county.data / "data/habitat.db")) as database, database:
+            database.execute("UPDATE mesh_ownership SET incarnation = 2")  # as after a restore
+        county.start(province=mesh.address(county), code="-")
+        late.append(filed(county, resident))
+        until(lambda: all(n for _, _, n, _ in county.logged()))
         aside = {key for _, _, _, key in county.logged()} - {key for _, _, _, key in province.logged()}
-        assert len(aside) == 4
+        assert len(aside) == 5
         county.stop()
         stuck = mesh.hand_over(PROVINCE).body["name"]  # before anybody knew that the county is lost
         deferred = province.file(token=resident)
@@ -121,7 +134,7 @@ class TestTakeover:
 
         county.start(province=mesh.address(county), code="-")
         mesh.line.restore()
-        found = until(lambda: len(seen := self.letters(mesh)) >= 4 and seen)
+        found = until(lambda: len(seen := self.letters(mesh)) >= 5 and seen)
         assert {(letter["reaction"], letter["why"]) for letter in found} == {("takeover", "LATE")}
         told = {h["value"] for letter in found for h in letter["headers"] if h["key"] == "ce-id"}
         assert told == aside
@@ -133,12 +146,24 @@ class TestTakeover:
         assert again.body["name"] in province.reports()
         agree(mesh)
 
-        # handed back, the county has what the province has, and nothing more is set aside
+        # somebody decides on what was set aside; until then the county keeps all it knows of it
         until(lambda: set(province.reports()) <= set(county.reports()))
+        told = until(lambda: (it := mesh.handover(name)).get("trouble") and it)
+        assert (told["late"], told["trouble"].split()[0]) == ("5", "5")
+        words = f"SELECT name FROM reports WHERE region = '{WUNING}' AND description <> ''"
+        assert set(late) <= {n for (n,) in county.rows(words)}
+        self.drop(mesh, found)
+        done = until(lambda: (it := mesh.handover(name)).get("reduceTime") and it, 40)
+        assert not done.get("trouble")
+        assert county.rows(words) == []
+        assert county.reports() == province.reports(), "what only the county had is gone"
+        assert self.letters(mesh) == []
+
+        # handed back, the county has what the province has, and nothing more is set aside
         mesh.move(WUNING)
         assert writer(mesh) == WUNING
         assert county.reports() == province.reports()
         filed(county, resident)
         until(mesh.caught_up)
         agree(mesh)
-        assert len(self.letters(mesh)) == 4
+        assert self.letters(mesh) == []

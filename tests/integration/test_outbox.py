@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from mesh import outbox
+from mesh import outbox, replication, trust
 from tests.county import REGION, County
 from tests.integration.test_audit_proof import proof
 from tests.loop import file, rows, steps, take
+from village.mesh.v1 import bundle_pb2
 
 
 def numbers(county: County) -> list[Any]:
@@ -63,6 +64,16 @@ class TestTrim:
         assert numbers(old)[0] == first + 3
         assert outbox.trim(old.store, old.now, {key: 0}) == 0
         assert outbox.trim(old.store, old.now, {key: 10**9, ("360424", 1, 1): 0}) == 5
+
+    def test_waits_for_those_who_copy_it_and_for_no_others(self, old: County) -> None:
+        """A city between the county and its province copies what is above it, and its own."""
+        nodes = {r: bundle_pb2.NodeEntry(region=r) for r in ("360000", "360400", REGION, "360424")}
+        grants = {(REGION, "habitat"): bundle_pb2.GrantEntry(region=REGION, domain="habitat", node=REGION)}
+        view = trust.View("360000", 1, old.now, old.now, nodes, grants, ())
+        key = (REGION, 1, 1)
+        assert replication.confirmed(old.store, view, REGION) == {key: 0}
+        old.store.confirmed[REGION, "360000"] = (1, 1, 5)
+        assert replication.confirmed(old.store, view, REGION) == {key: 5}
 
     def test_takes_few_at_a_time(self, old: County, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(outbox, "TRIMMED", 3)

@@ -108,7 +108,8 @@ class TestRoutes:
         for route in routes(envoy.render(spec)):
             retried = "unavailable" in route.get("route", {}).get("retry_policy", {}).get("retry_on", "")
             method = route["match"].get("path", "").rpartition("/")[2]
-            reads = method.startswith(("Get", "List", "Compute", "BatchGet")) or method in OF_NODES
+            told = ("Get", "List", "Compute", "BatchGet", "Draw", "Grade", "Aggregate")
+            reads = method.startswith(told) or method in OF_NODES
             assert retried == reads, route["match"]
 
     def test_give_every_unary_call_one_and_the_same_limit(self, spec: envoy.NodeSpec) -> None:
@@ -122,6 +123,7 @@ class TestRoutes:
                 called = (
                     *("ServerReflectionInfo", "Watch", "UploadAttachment", "DownloadReportPhoto"),
                     *("DownloadReportEvidence", "attachments", "photos/[^/]+", "evidence/[^/]+"),
+                    *("StreamReadings", "readings:stream"),
                 )
                 assert path.endswith(called)
 

@@ -1397,6 +1397,63 @@ def upgrade() -> None:
     op.create_index("fertility_zones_region", "fertility_zones", ["region", "name"], unique=False)
     op.create_index("fertility_zones_township", "fertility_zones", ["township", "name"], unique=False)
     op.create_table(
+        "figure_sheets",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column("state", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "ids", postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"), nullable=True
+        ),
+        sa.Column(
+            "figures",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "cut_off_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("generator", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "publish_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.FigureSheet",
+    )
+    op.create_index(
+        "figure_sheets_alarm_time",
+        "figure_sheets",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("figure_sheets_owner", "figure_sheets", ["owner", "name"], unique=False)
+    op.create_index("figure_sheets_region", "figure_sheets", ["region", "name"], unique=False)
+    op.create_table(
         "fragile_zones",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -2751,6 +2808,12 @@ def upgrade() -> None:
         sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("station", sa.Text(), nullable=False),
         sa.Column("factor", sa.Text(), nullable=False),
+        sa.Column(
+            "watched_ms",
+            sa.BigInteger(),
+            nullable=False,
+            comment="up to when readings were held against limits",
+        ),
         sa.PrimaryKeyConstraint("series"),
         comment="what a series of readings measures",
         sqlite_with_rowid=False,
@@ -4137,6 +4200,58 @@ def upgrade() -> None:
     op.create_index("user_notices_owner", "user_notices", ["owner", "name"], unique=False)
     op.create_index("user_notices_region", "user_notices", ["region", "name"], unique=False)
     op.create_index("user_notices_township", "user_notices", ["township", "name"], unique=False)
+    op.create_table(
+        "village_points",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("title", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "location",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("connected", sa.Boolean(), nullable=False),
+        sa.Column("households", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.VillagePoint",
+    )
+    op.create_index(
+        "village_points_alarm_time",
+        "village_points",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("village_points_owner", "village_points", ["owner", "name"], unique=False)
+    op.create_index("village_points_region", "village_points", ["region", "name"], unique=False)
+    op.create_index("village_points_township", "village_points", ["township", "name"], unique=False)
     op.create_table(
         "village_types",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
