@@ -3,7 +3,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures
+from services.habitat import figures, one_map
 from village.habitat.v1 import agro_point_pb2 as pb
 from village.habitat.v1.agro_point_pb2 import AgroPoint, AgroSample, FarmingAdvice, TrainingSession
 from village.habitat.v1.station_pb2 import Station
@@ -88,6 +88,7 @@ FIGURES = (
     ),
     figures.Figure("H-17.2", "点位在用率", AgroPoint, part="active = true"),
 )  # fmt: skip
+LAYERS = (one_map.Layer(AgroPoint, "农业生态监测点", state="medium"),)
 RESOURCES = (AgroPoint, AgroSample, FarmingAdvice, TrainingSession)
 FLOWS = (FLOW,)
 HANDLERS: dict[str, Any] = {

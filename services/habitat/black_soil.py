@@ -5,7 +5,7 @@ import statistics
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, polygons, tables, tracks, units
+from services.habitat import figures, one_map, polygons, tables, tracks, units
 from village.habitat.v1 import black_soil_pb2 as pb
 from village.habitat.v1.black_soil_pb2 import FertiliserFormula, FertiliserPlan, FertilityZone, SoilSample
 from village.habitat.v1.farm_waste_pb2 import Farm
@@ -164,6 +164,7 @@ FIGURES = (
         whole="state = ISSUED OR state = APPLIED", whole_sum="area_mu",
     ),
 )  # fmt: skip
+LAYERS = (one_map.Layer(FertilityZone, "肥力分区", place="boundary"),)
 RESOURCES = (SoilSample, FertilityZone, FertiliserFormula, FertiliserPlan)
 FLOWS = (SAMPLE_FLOW, PLAN_FLOW)
 HANDLERS: dict[str, Any] = {

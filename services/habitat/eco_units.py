@@ -4,7 +4,7 @@ projects (山水林田湖草沙“一张图”, H-15)."""
 from typing import Any
 
 from mesh import calls, errors, records, resources
-from services.habitat import figures, polygons, tables
+from services.habitat import figures, one_map, polygons, tables
 from village.habitat.v1 import eco_unit_pb2 as pb
 from village.habitat.v1.eco_unit_pb2 import EcoIndicator, EcoObservation, EcoProject, EcoUnit
 
@@ -70,6 +70,7 @@ FIGURES = (
     figures.Figure("H-15.1", "指标向好率", EcoObservation, part="trend = BETTER", whole="trend:*"),
     figures.Figure("H-15.2", "生态修复工程验收率", EcoProject, part="stage = ACCEPTED"),
 )
+LAYERS = (one_map.Layer(EcoUnit, "生态单元", state="kind", place="boundary"),)
 RESOURCES = (EcoUnit, EcoIndicator, EcoObservation, EcoProject)
 HANDLERS = {
     **records.handlers(pb, EcoUnit, created=pb.EcoUnitCreated, changed=pb.EcoUnitChanged, check=check_unit),

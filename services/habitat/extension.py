@@ -4,7 +4,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import figures, limits
+from services.habitat import figures, limits, one_map
 from village.habitat.v1 import extension_pb2 as pb
 from village.habitat.v1.extension_pb2 import (
     DemonstrationHousehold,
@@ -127,6 +127,7 @@ FIGURES = (
     ),
     figures.Figure("H-23.2", "推广站点在用率", ExtensionStation, part="active = true"),
 )  # fmt: skip
+LAYERS = (one_map.Layer(ExtensionStation, "科技推广站点", state="kind"),)
 RESOURCES = (Institution, ExtensionStation, DemonstrationHousehold, JointTask)
 FLOWS = (FLOW,)
 HANDLERS: dict[str, Any] = {

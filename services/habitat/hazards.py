@@ -4,7 +4,7 @@
 import datetime
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, tables
+from services.habitat import figures, one_map, tables
 from village.habitat.v1 import hazard_pb2 as pb
 from village.habitat.v1.hazard_pb2 import HazardSite, HazardWarning, WatchRecord
 
@@ -96,6 +96,10 @@ def lift_hazard_warning(request: pb.LiftHazardWarningRequest, call: calls.Call) 
 FIGURES = (
     figures.Figure("H-20.1", "按期巡查率", WatchRecord, part="on_time = true"),
     figures.Figure("H-20.2", "隐患点巡查覆盖率", HazardSite, part="last_watch_time:*"),
+)
+LAYERS = (
+    one_map.Layer(HazardSite, "地质灾害隐患点", state="kind"),
+    one_map.Layer(HazardWarning, "地质灾害预警", state="grade", time="raise_time"),
 )
 RESOURCES = (HazardSite, WatchRecord, HazardWarning)
 FLOWS = (FLOW,)

@@ -4,7 +4,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, tables, units
+from services.habitat import figures, one_map, tables, units
 from village.habitat.v1 import sample_pb2 as pb
 from village.habitat.v1.sample_pb2 import (
     AnalysisBatch,
@@ -269,6 +269,7 @@ FIGURES = (
     ),
     figures.Figure("H-14.1", "质控合格率", QualityControl, part="passed = true"),
 )  # fmt: skip
+LAYERS = (one_map.Layer(WaterBulletin, "水质公示", time="publish_time", public=True, kept_safe=True),)
 RESOURCES = (Sample, AnalysisBatch, LabResult, QualityControl, QualityTolerance, WaterBulletin)
 FLOWS = (FLOW,)
 HANDLERS: dict[str, Any] = {

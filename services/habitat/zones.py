@@ -1,7 +1,7 @@
 """Fragile and sensitive zones, their assessments, and tips that something changed (脆弱区和敏感区, H-19)."""
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, polygons
+from services.habitat import figures, one_map, polygons
 from village.habitat.v1 import zone_pb2 as pb
 from village.habitat.v1.eco_unit_pb2 import EcoUnit
 from village.habitat.v1.sortie_pb2 import ImageSet
@@ -133,6 +133,10 @@ FIGURES = (
         whole="source = IMAGERY AND check_time:*",
     ),
 )  # fmt: skip
+LAYERS = (
+    one_map.Layer(FragileZone, "脆弱区", state="grade"),
+    one_map.Layer(ChangeTip, "变化线索", state="state"),
+)
 RESOURCES = (FragileZone, ZoneAssessment, ChangeTip)
 FLOWS = (ZONE_FLOW, TIP_FLOW)
 HANDLERS = {

@@ -6,6 +6,7 @@ import pytest
 from mesh import errors
 from tests.county import LAB_2_UNIT, LAB_UNIT, County
 from tests.habitat.people import PARENT, before, refusal
+from tests.habitat.test_h02_one_map import drawn
 from tests.habitat.test_h11_sources import source
 from village.habitat.v1 import sample_pb2 as pb
 
@@ -73,6 +74,9 @@ class TestH13:
         name = reported(county, of.name)
         bulletin = county.call("county", pb.PublishSampleRequest(name=name)).bulletin
         at = county.call("neighbour", pb.GetWaterBulletinRequest(name=bulletin)).location
+        assert [f["id"] for f in drawn(county, "resident", layers=["waterBulletins"])["features"]] == [
+            bulletin
+        ]
         assert (at.latitude, at.longitude) == (
             round(of.location.latitude, 2),
             round(of.location.longitude, 2),
