@@ -88,7 +88,7 @@ FIGURES = (
     ),
     figures.Figure("H-17.2", "点位在用率", AgroPoint, part="active = true"),
 )  # fmt: skip
-LAYERS = (one_map.Layer(AgroPoint, "农业生态监测点", state="medium"),)
+LAYERS = (one_map.Layer(AgroPoint, "农业生态监测点"),)
 RESOURCES = (AgroPoint, AgroSample, FarmingAdvice, TrainingSession)
 FLOWS = (FLOW,)
 HANDLERS: dict[str, Any] = {

@@ -127,7 +127,7 @@ FIGURES = (
     ),
     figures.Figure("H-23.2", "推广站点在用率", ExtensionStation, part="active = true"),
 )  # fmt: skip
-LAYERS = (one_map.Layer(ExtensionStation, "科技推广站点", state="kind"),)
+LAYERS = (one_map.Layer(ExtensionStation, "科技服务站点", state="kind"),)
 RESOURCES = (Institution, ExtensionStation, DemonstrationHousehold, JointTask)
 FLOWS = (FLOW,)
 HANDLERS: dict[str, Any] = {

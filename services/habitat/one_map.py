@@ -100,7 +100,8 @@ def _page(
                     call.store, call.method, request, [last["properties"]["layer"], last["id"]]
                 )
                 break
-            features.append(_feature(layer, row, request.crs, blurred=outside and layer.kept_safe))
+            if layer.place == "location" or not request.box or _touches(row[4], list(request.box)):
+                features.append(_feature(layer, row, request.crs, blurred=outside and layer.kept_safe))
         if token:
             break
     told = {"type": "FeatureCollection", "features": features, "next_page_token": token}
@@ -110,10 +111,13 @@ def _page(
 
 def _feature(layer: Layer, row: Sequence[Any], crs: int, *, blurred: bool) -> dict[str, Any]:
     name, division, longitude, latitude, boundary, title, state, time = row
+    geometry: dict[str, Any] | None = None
     if boundary:
-        found = orjson.loads(boundary) if isinstance(boundary, str) else boundary
+        found = _corners(boundary)
         ring = [_point(p.get("longitude", 0.0), p.get("latitude", 0.0), crs) for p in found]
-        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    elif longitude is None:
+        pass  # its place is not known: a feature without one (RFC 7946, 3.2)
     elif blurred:
         geometry = {"type": "Point", "coordinates": [round(longitude, BLURRED), round(latitude, BLURRED)]}
     else:
@@ -122,6 +126,21 @@ def _feature(layer: Layer, row: Sequence[Any], crs: int, *, blurred: bool) -> di
     if time is not None:
         about["time"] = time if isinstance(time, str) else resources.rfc3339(time)
     return {"type": "Feature", "id": name, "geometry": geometry, "properties": about}
+
+
+def _corners(boundary: Any) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = orjson.loads(boundary) if isinstance(boundary, str) else boundary
+    return found
+
+
+def _touches(boundary: Any, box: Sequence[float]) -> bool:
+    """Whether an area's own box meets another."""
+    corners = _corners(boundary or [])
+    if not corners:
+        return False
+    east, north = ([p.get(side, 0.0) for p in corners] for side in ("longitude", "latitude"))
+    west, south, far, high = box
+    return min(east) <= far and max(east) >= west and min(north) <= high and max(north) >= south
 
 
 def _point(longitude: float, latitude: float, crs: int) -> list[float]:

@@ -295,6 +295,7 @@ def _known(opened: store.Store) -> Any:
             "ON CONFLICT DO NOTHING"
         ).bindparams(sa.bindparam("series", type_=sa.BigInteger), sa.bindparam("station", type_=sa.Text),
                      sa.bindparam("factor", type_=sa.Text)),
+        many=True,
     )  # fmt: skip
 
 
@@ -321,7 +322,7 @@ def _sum(opened: store.Store, name: str) -> Any:
             *(sa.bindparam(n, type_=sa.Double) for n in ("total", "low", "high")),
         )
 
-    return opened.database.prepare(("sum", name), build)
+    return opened.database.prepare(("sum", name), build, many=True)
 
 
 def readings(opened: store.Store, series: int, first: int, behind: int, most: int) -> Sequence[Any]:

@@ -134,7 +134,7 @@ FIGURES = (
     ),
 )  # fmt: skip
 LAYERS = (
-    one_map.Layer(FragileZone, "脆弱区", state="grade"),
+    one_map.Layer(FragileZone, "脆弱区和敏感区", state="grade"),
     one_map.Layer(ChangeTip, "变化线索", state="state"),
 )
 RESOURCES = (FragileZone, ZoneAssessment, ChangeTip)

@@ -10,9 +10,10 @@ import pytest
 from mesh import errors
 from services.habitat import one_map
 from tests.county import County
-from tests.habitat.people import DIVISION, HERE, PARENT, refusal
+from tests.habitat.people import DIVISION, HERE, PARENT, refusal, with_province
 from tests.habitat.test_h07_toilets import toilet
 from tests.habitat.test_h11_sources import source, station
+from tests.habitat.test_h15_eco_units import unit
 from tests.loop import execute, file, rows
 from village.habitat.v1 import one_map_pb2 as pb
 
@@ -112,6 +113,17 @@ class TestMap:
         assert told["features"][0]["geometry"]["coordinates"] == [115.1, 29.26]
         told = drawn(county, "county", layers=["waterSources"])
         assert told["features"][0]["geometry"]["coordinates"] == [115.1049, 29.2634]
+
+    def test_draws_an_area_whole_wherever_a_box_meets_it(self, county: County) -> None:
+        unit(with_province(county))
+        (found,) = drawn(county, layers=["ecoUnits"])["features"]
+        (ring,) = found["geometry"]["coordinates"]
+        assert found["geometry"]["type"] == "Polygon"
+        assert ring[0] == ring[-1]
+        longitude, latitude = ring[0]
+        near = [longitude - 0.001, latitude - 0.001, longitude + 0.001, latitude + 0.001]
+        assert layers(drawn(county, layers=["ecoUnits"], box=near)) == ["ecoUnits"]
+        assert layers(drawn(county, layers=["ecoUnits"], box=[80.0, 40.0, 81.0, 41.0])) == []
 
     def test_shows_a_township_its_own(self, county: County) -> None:
         toilet(county)
