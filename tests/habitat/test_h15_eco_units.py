@@ -6,7 +6,6 @@ from mesh import errors
 from services.habitat import polygons
 from tests.county import County
 from tests.habitat.people import PARENT, before, refusal, with_province
-from tests.habitat.test_h02_one_map import drawn
 from village.habitat.v1 import eco_unit_pb2 as pb
 from village.habitat.v1 import figure_pb2
 
@@ -57,13 +56,6 @@ class TestH15:
             unit(county, area_km2=KM2 * 1.03)
         smaller = pb.UpdateEcoUnitRequest(name=name, eco_unit={"area_tolerance_percent": 1})
         assert refusal(county, "province", smaller) == "INVALID"
-
-    def test_it_is_drawn_as_its_boundary(self, county: County) -> None:
-        name = unit(county)
-        (found,) = drawn(county, layers=["ecoUnits"])["features"]
-        ring = found["geometry"]["coordinates"][0]
-        assert (found["id"], found["geometry"]["type"]) == (name, "Polygon")
-        assert (len(ring), ring[0], ring[-1]) == (5, [115.1, 29.2], [115.1, 29.2])
 
     def test_a_boundary_has_three_points_at_least(self, county: County) -> None:
         with pytest.raises(errors.Invalid, match=r"eco_unit\.boundary"):
