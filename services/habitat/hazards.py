@@ -97,7 +97,10 @@ FIGURES = (
     figures.Figure("H-20.1", "按期巡查率", WatchRecord, part="on_time = true"),
     figures.Figure("H-20.2", "隐患点巡查覆盖率", HazardSite, part="last_watch_time:*"),
 )
-LAYERS = (one_map.Layer(HazardSite, "地质灾害隐患点", state="kind"),)
+LAYERS = (
+    one_map.Layer(HazardSite, "地质灾害隐患点", state="kind"),
+    one_map.Layer(HazardWarning, "地质灾害预警", state="grade", time="raise_time"),
+)
 RESOURCES = (HazardSite, WatchRecord, HazardWarning)
 FLOWS = (FLOW,)
 HANDLERS = {

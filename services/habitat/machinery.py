@@ -13,6 +13,8 @@ from village.habitat.v1.machinery_pb2 import JobRule, JobTrack, Machine, Machine
 
 KEPT = datetime.timedelta(days=30)
 """How long points are kept at most (V-8)."""
+LOOK = datetime.timedelta(hours=1)
+"""How often it is looked for points that have to go; by as much they go earlier."""
 BATCH = 200
 
 
@@ -84,10 +86,10 @@ def report_positions(request: pb.ReportPositionsRequest, call: calls.Call) -> pb
     dropped = len(request.points) - sum(map(len, kept.values()))
     for n, (name, points) in enumerate(sorted(kept.items())):
         call.rely_on(call.find(MachineryJob, name))
-        newest = max(resources.moment(point.time) for point in points)
+        oldest = min(resources.moment(point.time) for point in points)
         track = JobTrack(
             job=name, points=points, point_count=len(points), dropped_count=0 if n else dropped,
-            expire_time=resources.stamp(newest + KEPT),
+            expire_time=resources.stamp(oldest + KEPT - LOOK),
         )  # fmt: skip
         call.create(track, parent=request.parent, event=pb.JobTrackCreated)
     return pb.ReportPositionsResponse(kept=len(request.points) - dropped, dropped=dropped)
@@ -124,10 +126,24 @@ def empty_tracks(store: Store, now: datetime.datetime) -> int:
     return count
 
 
-def tick(_process: Any, hosted: Any) -> None:
-    """Lets go of points that have been kept long enough."""
-    if empty_tracks(hosted.store, resources.utcnow()):
-        hosted.committed()
+class LettingGo:
+    """Lets go of points that have been kept long enough. Not every second: it looks through a whole table."""
+
+    def __init__(self) -> None:
+        self._next = resources.EPOCH
+
+    def __call__(self, _process: Any, hosted: Any) -> None:
+        now = resources.utcnow()
+        if now < self._next:
+            return
+        self._next = now + LOOK
+        while count := empty_tracks(hosted.store, now):
+            hosted.committed()
+            if count < BATCH:
+                break
+
+
+tick = LettingGo()
 
 
 # machines and jobs

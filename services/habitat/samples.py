@@ -4,7 +4,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, tables, units
+from services.habitat import figures, one_map, tables, units
 from village.habitat.v1 import sample_pb2 as pb
 from village.habitat.v1.sample_pb2 import (
     AnalysisBatch,
@@ -157,6 +157,14 @@ def publish_sample(request: pb.PublishSampleRequest, call: calls.Call) -> Sample
     return call.take(sample, "publish", reason=request.reason)
 
 
+def withdraw_water_bulletin(request: pb.WithdrawWaterBulletinRequest, call: calls.Call) -> WaterBulletin:
+    bulletin = call.load(WaterBulletin, request.name)
+    bulletin.ClearField("results")
+    bulletin.withdraw_reason = request.reason
+    bulletin.withdraw_time.CopyFrom(resources.stamp(call.now))
+    return call.save(bulletin, pb.WaterBulletinWithdrawn)
+
+
 def _found(call: calls.Call, parent: str, **values: Any) -> list[LabResult]:
     names = tables.matching(call, LabResult, parent, **values)
     return [found for name in names if (found := call.find(LabResult, name))]
@@ -261,6 +269,7 @@ FIGURES = (
     ),
     figures.Figure("H-14.1", "质控合格率", QualityControl, part="passed = true"),
 )  # fmt: skip
+LAYERS = (one_map.Layer(WaterBulletin, "水质公示", time="publish_time", public=True, kept_safe=True),)
 RESOURCES = (Sample, AnalysisBatch, LabResult, QualityControl, QualityTolerance, WaterBulletin)
 FLOWS = (FLOW,)
 HANDLERS: dict[str, Any] = {
@@ -276,6 +285,7 @@ HANDLERS: dict[str, Any] = {
     "TestSample": test_sample,
     "ReportSample": report_sample,
     "PublishSample": publish_sample,
+    "WithdrawWaterBulletin": withdraw_water_bulletin,
     "CreateAnalysisBatch": create_analysis_batch,
     "CreateLabResult": create_lab_result,
     "UpdateLabResult": update_lab_result,

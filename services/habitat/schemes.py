@@ -119,6 +119,7 @@ def compute_scheme_coverage(
     return pb.ComputeSchemeCoverageResponse(sources=figures.rate(part, whole))
 
 
+FIGURES = (figures.Figure("H-12.1", "有施行方案的村庄类型", VillageType, part="scheme:*"),)
 RESOURCES = (VillageType, MonitoringScheme)
 FLOWS = (FLOW,)
 HANDLERS = {

@@ -1,7 +1,7 @@
 """Sorties of drones and satellites, images by reference, tips read from them (卫星遥感、无人机, H-24)."""
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import polygons, zones
+from services.habitat import one_map, polygons, zones
 from village.habitat.v1 import sortie_pb2 as pb
 from village.habitat.v1.sortie_pb2 import ImageSet, Sortie, SurveyTip
 from village.habitat.v1.zone_pb2 import ChangeTip
@@ -104,6 +104,7 @@ def create_survey_tip(request: pb.CreateSurveyTipRequest, call: calls.Call) -> S
     return call.create(tip, parent=parent, event=pb.SurveyTipCreated, wanted=request.survey_tip_id)
 
 
+LAYERS = (one_map.Layer(Sortie, "航飞任务", state="state", time="fly_time", place="boundary"),)
 RESOURCES = (Sortie, ImageSet, SurveyTip)
 FLOWS = (FLOW,)
 HANDLERS = {

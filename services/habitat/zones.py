@@ -133,7 +133,10 @@ FIGURES = (
         whole="source = IMAGERY AND check_time:*",
     ),
 )  # fmt: skip
-LAYERS = (one_map.Layer(FragileZone, "脆弱区和敏感区", state="grade"),)
+LAYERS = (
+    one_map.Layer(FragileZone, "脆弱区和敏感区", state="grade"),
+    one_map.Layer(ChangeTip, "变化线索", state="state"),
+)
 RESOURCES = (FragileZone, ZoneAssessment, ChangeTip)
 FLOWS = (ZONE_FLOW, TIP_FLOW)
 HANDLERS = {

@@ -7,8 +7,8 @@ from mesh import errors
 from tests.county import County
 from tests.habitat.people import PARENT, refusal, with_province
 from tests.habitat.test_h11_sources import source
+from village.habitat.v1 import figure_pb2, station_pb2
 from village.habitat.v1 import scheme_pb2 as pb
-from village.habitat.v1 import station_pb2
 
 M = pb.MonitoringScheme
 PH = {"factor": "w01001", "change": M.CHANGE_ADDED, "times_per_year": 12, "method": "HJ 1147-2020"}
@@ -125,6 +125,8 @@ class TestH12:
         found = county.call("county", asked).sources
         assert (found.numerator, found.denominator, found.percent.value) == (1, 3, "33.33")
         assert county.call("other_town", asked).sources.denominator == 0
+        types = figure_pb2.ComputeFiguresRequest(parent=PARENT, ids=["H-12"])
+        assert county.call("county", types).figures[0].value.value == "50.00"
 
     def test_a_village_type_has_its_code_alone(self, county: County) -> None:
         village_type(county)

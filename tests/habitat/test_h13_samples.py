@@ -6,6 +6,7 @@ import pytest
 from mesh import errors
 from tests.county import LAB_2_UNIT, LAB_UNIT, County
 from tests.habitat.people import PARENT, before, refusal
+from tests.habitat.test_h02_one_map import drawn
 from tests.habitat.test_h11_sources import source
 from village.habitat.v1 import sample_pb2 as pb
 
@@ -73,6 +74,9 @@ class TestH13:
         name = reported(county, of.name)
         bulletin = county.call("county", pb.PublishSampleRequest(name=name)).bulletin
         at = county.call("neighbour", pb.GetWaterBulletinRequest(name=bulletin)).location
+        assert [f["id"] for f in drawn(county, "resident", layers=["waterBulletins"])["features"]] == [
+            bulletin
+        ]
         assert (at.latitude, at.longitude) == (
             round(of.location.latitude, 2),
             round(of.location.longitude, 2),
@@ -88,6 +92,14 @@ class TestH13:
         assert not county.call("resident", pb.ListWaterBulletinsRequest(parent=PARENT)).water_bulletins
         assert refusal(county, "lab", pb.PublishSampleRequest(name=name)) == "FORBIDDEN"
         assert refusal(county, "town", pb.PublishSampleRequest(name=name)) == "FORBIDDEN"
+
+    def test_what_turns_out_wrong_is_withdrawn_and_why_is_said(self, county: County) -> None:
+        bulletin = county.call("county", pb.PublishSampleRequest(name=reported(county))).bulletin
+        request = pb.WithdrawWaterBulletinRequest(name=bulletin, reason="质控不合格，结果作废")
+        assert refusal(county, "lab", request) == "FORBIDDEN"
+        county.call("county", request)
+        read = county.call("resident", pb.GetWaterBulletinRequest(name=bulletin))
+        assert (len(read.results), read.withdraw_reason) == (0, "质控不合格，结果作废")
 
     def test_a_laboratory_has_what_is_its_own(self, county: County) -> None:
         mine, theirs = received(county), taken(county, laboratory=LAB_2_UNIT)

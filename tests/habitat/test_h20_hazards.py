@@ -5,6 +5,7 @@ import pytest
 from mesh import errors
 from tests.county import PHOTO, County
 from tests.habitat.people import DIVISION, HERE, PARENT, before, refusal
+from tests.habitat.test_h02_one_map import drawn
 from tests.loop import rows
 from village.habitat.v1 import figure_pb2
 from village.habitat.v1 import hazard_pb2 as pb
@@ -77,6 +78,11 @@ class TestPatrols:
 
 
 class TestWarnings:
+    def test_are_drawn_with_their_colour(self, county: County) -> None:
+        raised(county, site(county))
+        found = drawn(county, layers=["hazardSites", "hazardWarnings"])["features"]
+        assert [f["properties"]["state"] for f in found] == ["LANDSLIDE", "YELLOW"]
+
     def test_are_handed_to_emergency_with_all_it_needs(self, county: County) -> None:
         name = raised(county, site(county)).name
         ((payload,),) = rows(

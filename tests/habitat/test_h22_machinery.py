@@ -132,9 +132,10 @@ class TestPositions:
 
     def test_go_after_thirty_days_and_the_area_stays(self, county: County) -> None:
         job = computed(county)
-        assert machinery.empty_tracks(county.store, county.now + datetime.timedelta(days=29)) == 0
-        assert machinery.empty_tracks(county.store, county.now + datetime.timedelta(days=31)) == 1
-        assert machinery.empty_tracks(county.store, county.now + datetime.timedelta(days=31)) == 0
+        almost, then = (county.now + datetime.timedelta(days=29, hours=h) for h in (22, 23.5))
+        assert machinery.empty_tracks(county.store, almost) == 0
+        assert machinery.empty_tracks(county.store, then) == 1
+        assert machinery.empty_tracks(county.store, then) == 0
         assert rows(county, "SELECT points, point_count FROM job_tracks") == [(None, 61)]
         kept = county.call("county", pb.GetMachineryJobRequest(name=job.name))
         assert kept.worked_m2 == job.worked_m2

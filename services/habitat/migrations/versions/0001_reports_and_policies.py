@@ -2617,6 +2617,7 @@ def upgrade() -> None:
     )
     op.create_index("job_tracks_owner", "job_tracks", ["owner", "name"], unique=False)
     op.create_index("job_tracks_region", "job_tracks", ["region", "name"], unique=False)
+    op.create_index("job_tracks_region_job", "job_tracks", ["region", "job", "name"], unique=False)
     op.create_table(
         "joint_tasks",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -2910,7 +2911,16 @@ def upgrade() -> None:
     )
     op.create_index("lab_results_owner", "lab_results", ["owner", "name"], unique=False)
     op.create_index("lab_results_region", "lab_results", ["region", "name"], unique=False)
+    op.create_index(
+        "lab_results_region_batch_factor", "lab_results", ["region", "batch", "factor", "name"], unique=False
+    )
     op.create_index("lab_results_township", "lab_results", ["township", "name"], unique=False)
+    op.create_index(
+        "lab_results_township_batch_factor",
+        "lab_results",
+        ["township", "batch", "factor", "name"],
+        unique=False,
+    )
     op.create_table(
         "limit_policies",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -5945,7 +5955,19 @@ def upgrade() -> None:
     )
     op.create_index("watch_records_owner", "watch_records", ["owner", "name"], unique=False)
     op.create_index("watch_records_region", "watch_records", ["region", "name"], unique=False)
+    op.create_index(
+        "watch_records_region_hazard_site_watch_time",
+        "watch_records",
+        ["region", "hazard_site", "watch_time", "name"],
+        unique=False,
+    )
     op.create_index("watch_records_township", "watch_records", ["township", "name"], unique=False)
+    op.create_index(
+        "watch_records_township_hazard_site_watch_time",
+        "watch_records",
+        ["township", "hazard_site", "watch_time", "name"],
+        unique=False,
+    )
     op.create_table(
         "water_bulletins",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -5996,6 +6018,14 @@ def upgrade() -> None:
             "publish_time",
             sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
             nullable=True,
+        ),
+        sa.Column(
+            "withdraw_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "withdraw_reason", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
         ),
         sa.PrimaryKeyConstraint("name"),
         comment="village.habitat.v1.WaterBulletin",
