@@ -35,6 +35,7 @@ SERVICE = runtime.Service(
     lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
     handlers={name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
     reacts=tuple(reaction for area in AREAS for reaction in getattr(area, "REACTIONS", ())),
+    carries=appearance.Forgetting(),
     seed=seed,
     migrations=pathlib.Path(__file__).parent / "migrations",
 )

@@ -45,9 +45,9 @@ class TestEveryService:
         for path in (ROOT / "services" / domain).glob("*.py"):
             assert ast.get_docstring(ast.parse(path.read_text())), path.name
 
-    def test_is_listed_in_a_file_of_twenty_lines(self, domain: str) -> None:
+    def test_is_listed_in_a_file_of_a_page(self, domain: str) -> None:
         path = ROOT / "services" / domain / "service.py"
-        assert len(path.read_text().splitlines()) <= 40
+        assert len(path.read_text().splitlines()) <= 50
         found = service(domain)
         assert isinstance(found, runtime.Service)
         assert (found.domain, found.package) == (domain, f"village.{domain}.v1")
