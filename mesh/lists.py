@@ -101,6 +101,9 @@ def visible(
         place = filters.within(codec, code if inside else caller.region)
         if rule.scope == options_pb2.SCOPE_OWN_REGION and caller.region.endswith("00"):
             place = sa.and_(place, codec.table.c.region == regions.region_of(caller.region))
+        if rule.handling_unit:
+            unit = codec.table.c[codec.resource.handling_unit]
+            place = sa.and_(place, unit == caller.organisation, unit != "")
         ways.append(place)
     return sa.or_(*ways) if ways else sa.false()
 

@@ -41,6 +41,10 @@ def table(resource: Resource, metadata: sa.MetaData) -> sa.Table:
     if resource.division:
         columns.append(column(TOWNSHIP, text, nullable=False, comment="first nine digits of the division"))
     for field in kept(resource):
+        if field.name in (*PLUMBING, TOWNSHIP):
+            raise contract.BadContract(
+                f"villagemesh: {resource.shape.full_name}.{field.name} is the plumbing's"
+            )
         nested = field.repeated or field.kind == "message"
         null = nested or field.optional or field.kind == "timestamp"
         columns.append(column(field.name, tables.JSON if nested else _TYPES[field.kind], nullable=null))

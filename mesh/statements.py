@@ -117,7 +117,11 @@ def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[An
 def _typed(name: str, column: sa.Column[Any]) -> Any:
     """A parameter that says of which type it is when it is NULL: the driver's dialect says so of others."""
     given: Any = sa.bindparam(name, type_=column.type)
-    return sa.cast(given, column.type) if column.nullable and isinstance(column.type, sa.Double) else given
+    return (
+        sa.cast(given, column.type)
+        if column.nullable and isinstance(column.type, sa.Double | sa.Boolean)
+        else given
+    )
 
 
 def _insert_in_order(rows: list[tuple[int, Any]], gate: Any) -> Any:

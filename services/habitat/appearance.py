@@ -1,11 +1,14 @@
 """Spots that are looked at, and tips from images of them (村容村貌监测, H-6). A tip is a guess until somebody
 looks: then it becomes a report, or is emptied. It knows no face, no plate and no household (V-5)."""
 
+import datetime
+import logging
 from collections.abc import Iterator
 from typing import Any
 
-from mesh import attachments, calls, errors, flows, reactions, records, resources
-from services.habitat import devices, limits, reports
+from mesh import attachments, calls, database, errors, flows, reactions, records, resources, runtime
+from mesh.store import Store
+from services.habitat import devices, limits, reports, tables
 from services.habitat.figures import Figure
 from village.habitat.v1 import appearance_pb2 as pb
 from village.habitat.v1 import events_pb2, report_pb2
@@ -13,8 +16,12 @@ from village.habitat.v1.appearance_pb2 import ImageTip, Spot
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
 from village.habitat.v1.report_pb2 import Report
 
-LIMITS: dict[str, limits.Limits] = {"imageTips": {"file": 2}}
-"""Working days until somebody looks; a local value, not from a standard."""
+KEPT_AT_MOST = datetime.timedelta(days=30)
+"""How long an image is kept that nobody looked at, whatever a policy says (V-5)."""
+LIMITS: dict[str, limits.Limits] = {"imageTips": {"file": 2, "forget": KEPT_AT_MOST}}
+"""Working days until somebody looks, a local value, not from a standard; and when a tip is forgotten."""
+LOOKED_EVERY = datetime.timedelta(hours=1)
+log = logging.getLogger(__name__)
 
 # the flow
 
@@ -76,11 +83,14 @@ def confirm_image_tip(request: pb.ConfirmImageTipRequest, call: calls.Call) -> I
 
 def reject_image_tip(request: pb.RejectImageTipRequest, call: calls.Call) -> ImageTip:
     """What it showed and where is forgotten at once; the file goes a day after nothing refers to it."""
-    tip = call.load(ImageTip, request.name)
-    tip.cause = request.cause
+    return _emptied(_decided(call.load(ImageTip, request.name), call), request.cause, call)
+
+
+def _emptied(tip: ImageTip, cause: ImageTip.Cause, call: calls.Call) -> ImageTip:
+    tip.cause = cause
     for field in ("spot", "device", "take_time", "recogniser"):
         tip.ClearField(field)
-    return call.erase(_decided(tip, call), "reject")
+    return call.erase(tip, "reject")
 
 
 def _decided(tip: ImageTip, call: calls.Call) -> ImageTip:
@@ -91,6 +101,48 @@ def _decided(tip: ImageTip, call: calls.Call) -> ImageTip:
 
 def download_tip_image(request: pb.DownloadTipImageRequest, call: calls.Call) -> Iterator[Any]:
     return attachments.download(call.load(ImageTip, request.name), ("image",), request.sha256, call)
+
+
+# what happens by itself
+
+
+def kept_for(policy: LimitPolicy) -> datetime.timedelta:
+    """How long a tip is kept that nobody looks at."""
+    stated = [limit.natural.ToTimedelta() for limit in policy.limits if limit.action == "forget"]
+    return min([*filter(None, stated), KEPT_AT_MOST])
+
+
+def forget(store: Store, now: datetime.datetime) -> int:
+    """Empties what nobody looked at in its time; how many."""
+    count = 0
+    for name, policy, filed in tables.undecided_tips(store):
+        if filed + kept_for(store.policy(LimitPolicy, policy)) > now:
+            continue
+        call = calls.own(store, "forget", now)
+        tip = call.find(ImageTip, name)
+        if tip is None or tip.state != _S.STATE_FILED:
+            continue
+        _emptied(tip, ImageTip.CAUSE_UNSEEN, call)
+        try:
+            store.commit(call.changes.commit())  # type: ignore[arg-type]
+        except (database.Moved, database.Disowned, errors.Refusal) as fault:  # the next time, then
+            log.warning("a tip is not forgotten yet", extra={"about": {"name": name, "why": repr(fault)}})
+            continue
+        count += 1
+    return count
+
+
+class Forgetting:
+    """Forgets once an hour, beside the process's own rounds."""
+
+    def __init__(self) -> None:
+        self._next = resources.EPOCH
+
+    def __call__(self, _process: Any, hosted: runtime.Hosted) -> None:
+        now = resources.utcnow()
+        if hosted.store is not None and now >= self._next:
+            self._next = now + LOOKED_EVERY
+            forget(hosted.store, now)
 
 
 # reactions

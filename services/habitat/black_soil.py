@@ -5,7 +5,7 @@ import statistics
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, one_map, polygons, tables, tracks, units
+from services.habitat import figures, one_map, polygons, tables, tracks
 from village.habitat.v1 import black_soil_pb2 as pb
 from village.habitat.v1.black_soil_pb2 import FertiliserFormula, FertiliserPlan, FertilityZone, SoilSample
 from village.habitat.v1.farm_waste_pb2 import Farm
@@ -181,5 +181,3 @@ HANDLERS: dict[str, Any] = {
     "ApplyFertiliserPlan": apply_fertiliser_plan,
     "WithdrawFertiliserPlan": withdraw_fertiliser_plan,
 }
-for _of, _field in (("ListSoilSamples", "laboratory"), ("ListFertiliserPlans", "farm_unit")):
-    HANDLERS[_of] = units.own(HANDLERS[_of], _field)

@@ -72,9 +72,3 @@ HANDLERS: dict[str, Any] = {
     "CreateManureRecord": create_manure_record,
     "CreateStrawPlot": create_straw_plot,
 }
-for _of, _field in (
-    ("ListFarms", "unit"),
-    ("ListManureRecords", "farm_unit"),
-    ("ListStrawPlots", "farm_unit"),
-):
-    HANDLERS[_of] = units.own(HANDLERS[_of], _field)

@@ -4,7 +4,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, one_map, tables, units
+from services.habitat import figures, one_map, tables
 from village.habitat.v1 import sample_pb2 as pb
 from village.habitat.v1.sample_pb2 import (
     AnalysisBatch,
@@ -291,5 +291,3 @@ HANDLERS: dict[str, Any] = {
     "UpdateLabResult": update_lab_result,
     "CreateQualityControl": create_quality_control,
 }
-for _of in ("ListSamples", "ListAnalysisBatches", "ListLabResults", "ListQualityControls"):
-    HANDLERS[_of] = units.own(HANDLERS[_of], "laboratory")

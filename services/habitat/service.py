@@ -58,10 +58,14 @@ def seed(call: calls.Call) -> None:
         limits.seed(call, getattr(area, "LIMITS", {}))
 
 
+_forgetting = appearance.Forgetting()
+
+
 def tick(process: Any, hosted: Any) -> None:
     """What is done about once a second."""
     readings.tick(process, hosted)
     machinery.tick(process, hosted)
+    _forgetting(process, hosted)
 
 
 SERVICE = runtime.Service(

@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh import calls, errors, filters, lists, resources, store
+from mesh.store import Store
 from village.habitat.v1 import (
     analysis_pb2,
+    appearance_pb2,
     limit_policy_pb2,
     report_pb2,
     report_policy_pb2,
@@ -48,6 +50,13 @@ def bins(call: calls.Call, names: Collection[str]) -> list[waste_pb2.Bin]:
     codec = call.store.codec(waste_pb2.Bin)
     rows = call.select(sa.select(*codec.columns).where(codec.table.c.name.in_(names)))
     return [codec.decode(row).message for row in rows]
+
+
+def undecided_tips(store: Store) -> list[tuple[str, str, datetime.datetime]]:
+    """(name, policy, when it was filed) of the image tips that nobody has decided on."""
+    c = store.codec(appearance_pb2.ImageTip).table.c
+    rows = store.database.select(sa.select(c.name, c.policy, c.file_time).where(c.state == "FILED"))
+    return [(name, policy, resources.when(filed)) for name, policy, filed in rows]
 
 
 def check_scores(call: calls.Call, period: upkeep_pb2.ScorePeriod) -> list[tuple[str, int, int]]:

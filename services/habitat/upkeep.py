@@ -1,6 +1,7 @@
 """What is kept up for good, by whom, how it is checked and scored (长效管护, H-10). A score is a weighted
 mean of checks by a stated formula; the person sees it, may object, and a human decides (V-9)."""
 
+import datetime
 import decimal
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -46,8 +47,8 @@ class ObjectionStillPossible(errors.Refused):
 
 
 class ObjectionTooLate(errors.Refused):
-    en = "{name} is not open to objections"
-    zh = "考核期不在异议期内"
+    en = "the days to object to scores of {name} are over"
+    zh = "异议期已过"
 
 
 # rules
@@ -84,9 +85,14 @@ def by_keeper(
     return found
 
 
-def objection_over(period: ScorePeriod, around: flows.Circumstances) -> None:
+def objection_until(period: ScorePeriod, around: flows.Circumstances) -> datetime.datetime:
     days = limits.after("object")(around.policy, period)
-    until, _ = around.calendar.due(resources.moment(period.score_time), days)
+    return around.calendar.due(resources.moment(period.score_time), days)[0]
+
+
+def objection_over(period: ScorePeriod, around: flows.Circumstances) -> None:
+    """Until then it is objected to and not published, afterwards the other way round: the two never meet."""
+    until = objection_until(period, around)
     if around.now <= until:
         raise ObjectionStillPossible(until=until.isoformat())
 
@@ -281,8 +287,9 @@ def object_to_keeper_score(request: pb.ObjectToKeeperScoreRequest, call: calls.C
     if not own(score, call):
         raise errors.Forbidden(method=call.method.name, why="it is another keeper's score")
     period = call.find(ScorePeriod, score.score_period)
-    if period is None or period.state != _P.STATE_SCORED:
-        raise ObjectionTooLate(name=score.score_period)
+    assert period is not None  # nothing deletes one
+    if call.now > objection_until(period, call.around(call.policy(period))):
+        raise ObjectionTooLate(name=period.name)
     call.rely_on(period)
     score.objection = request.objection
     return call.take(score, "object", reason=request.reason)

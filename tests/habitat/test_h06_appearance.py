@@ -101,6 +101,17 @@ class TestTips:
         download = pb.DownloadTipImageRequest(name=made.name, sha256=PHOTO["sha256"])
         assert refusal(county, "town", download) == "NOT_FOUND"
 
+    def test_is_forgotten_when_nobody_looks(self, county: County) -> None:
+        made = tip(county)
+        county.pass_time(days=29)
+        assert appearance.forget(county.store, county.now) == 0
+        county.pass_time(days=2)
+        assert appearance.forget(county.store, county.now) == 1
+        assert appearance.forget(county.store, county.now) == 0
+        gone = county.call("town", pb.GetImageTipRequest(name=made.name))
+        assert (gone.state, gone.cause, gone.spot) == (I.STATE_REJECTED, I.CAUSE_UNSEEN, "")
+        assert not rows(county, "SELECT sha256 FROM mesh_attached")
+
     def test_is_taken_only_when_faces_and_plates_were_blurred(self, county: County) -> None:
         where = spot(county)
         for blurred in ({"blurred": False}, {}):

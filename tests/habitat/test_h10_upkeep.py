@@ -180,6 +180,7 @@ class TestScores:
         publish = pb.PublishScorePeriodRequest(name=name)
         assert refusal(county, "town", publish) == "OBJECTION_STILL_POSSIBLE"
         county.pass_time(days=8)
+        assert refusal(county, "keeper", object_(found)) == "OBJECTION_TOO_LATE"
         assert refusal(county, "town", publish) == "OK"
         assert refusal(county, "keeper", object_(found)) == "OBJECTION_TOO_LATE"
 
