@@ -8,6 +8,7 @@ BIN := .venv/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
 RUN ?= .run
 PORT ?= 8423
+WORKERS ?= 3
 
 help:  ## lists what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,7 +37,7 @@ down:  ## stops what `make up` started; data is kept
 	done
 
 test: gen  ## runs every test that this machine can run
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 nightly: gen  ## sends every method 20,000 requests that nobody would send, and lets a mesh fail in many ways
 	VILLAGEMESH_FUZZ=20000 $(BIN)/python -m pytest tests/fuzz

@@ -28,9 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow kinds last, so that a plain mistake shows at once."""
-    order = ["unit", "contract", "integration", "faults"]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow kinds last, so that a plain mistake shows at once; first where several workers share the tests, so
+    that none ends long after the others."""
+    order = ["unit", "contract", "habitat", "integration", "fuzz", "faults"]
+    if hasattr(config, "workerinput"):
+        order.reverse()
     items.sort(key=lambda item: next((i for i, kind in enumerate(order) if f"/{kind}/" in str(item.path)), 9))
 
 

@@ -26,4 +26,4 @@ def test_ask_what_can_be_asked(county: County) -> None:
 
 def test_are_computed_all_at_once(county: County) -> None:
     found = county.call("county", figure_pb2.ComputeFiguresRequest(parent=f"regions/{REGION}")).figures
-    assert [f.id for f in found] == sorted((f.id for f in FIGURES), key=lambda id_: figures._place(id_))
+    assert [f.id for f in found] == sorted((f.id for f in FIGURES), key=figures._place)
