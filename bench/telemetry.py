@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
+import orjson
 import psutil
 import psycopg
 import sqlalchemy as sa
@@ -17,8 +18,10 @@ from bench import figures, places
 from deploy.local import directory
 from mesh import resources
 from services.habitat import hj212, tables
+from tests import mqtt
 from tests.county import PEOPLE, REGION, County, mint
 from tests.habitat.test_h11_sources import INSTRUMENTS
+from tests.integration import test_feeds
 from tests.unit.test_hj212 import HOURLY
 from village.habitat.v1 import reading_pb2 as pb
 from village.habitat.v1 import station_pb2
@@ -29,7 +32,7 @@ READINGS, IN_MESSAGE = 480_000, 600
 MINUTE_MS = 60_000
 PATH = "/village.habitat.v1.ReadingService/"
 NAMES = [
-    *(f"readings.{kind}" for kind in places.KINDS), "readings.memory", "readings.hj212",
+    *(f"readings.{kind}" for kind in places.KINDS), "readings.memory", "readings.hj212", "readings.mqtt",
     *(f"sums.{kind}.{what}" for kind in places.KINDS for what in ("points", "year")),
 ]  # fmt: skip
 STATION = f"regions/{REGION}/stations/bench"
@@ -53,7 +56,9 @@ def measure(names: Sequence[str], folder: pathlib.Path, server: sa.URL | None) -
     if "readings.hj212" in names:
         yield _frames()
     for name in names:
-        if name.split(".")[0] == "readings" and name != "readings.hj212":
+        if name == "readings.mqtt":
+            yield _mqtt(folder)
+        elif name.split(".")[0] == "readings" and name != "readings.hj212":
             yield _taken(name, folder, server)
     for kind in places.KINDS:
         wanted = [name for name in names if name.startswith(f"sums.{kind}")]
@@ -191,6 +196,48 @@ def _memory(folder: pathlib.Path, start: int) -> figures.Figure:
     about = {"readings": f"{10 * each} behind {each}", "database": places.DURABILITY["sqlite"],
              "readings/s": round(rate), "target": "flat: at most 20 MB"}  # fmt: skip
     return figures.Figure("readings.memory", round(grown, 1), "MB", None, None, about)
+
+
+def _mqtt(folder: pathlib.Path) -> figures.Figure:
+    """From the first message a station publishes to the last reading in the database of a whole node."""
+    node, number, count = test_feeds.County(folder / "mqtt"), "360423100201000000WQ0001", 5000
+    node.start()
+    try:
+        name, topic, password = (
+            node.station("mq", number),
+            f"readings/{REGION}/{number}",
+            node.password(number),
+        )
+        start = int(time.time() * 1000) - 30 * 86_400_000
+        factors = [i["factor"] for i in INSTRUMENTS]
+        payloads = [
+            orjson.dumps(
+                {
+                    "time_ms": start + n * MINUTE_MS,
+                    "values": {f: n % 90 + k / 8 for k, f in enumerate(factors)},
+                }
+            )
+            for n in range(count)
+        ]
+        with mqtt.Station(node.mqtt, number, password) as station:
+            begun = time.perf_counter()
+            station.publish(topic, payloads, window=1000)
+            published = time.perf_counter() - begun
+        database = sqlite3.connect(node.data / "data/habitat.db")
+        while database.execute("SELECT count(*) FROM readings").fetchone()[0] < count * len(factors):
+            time.sleep(0.02)
+        taken = time.perf_counter() - begun
+        database.close()
+    finally:
+        node.stop()
+    about = {
+        "messages": f"{count} of {len(factors)} readings from one station, QoS 1, of {name.rpartition('/')[0]}",
+        "acknowledged in": f"{published:.1f} s", "database": places.DURABILITY["sqlite"],
+        "broker": places.DURABILITY["nats"], "target": "at least 5,000", "load average": figures.load_average(),
+    }  # fmt: skip
+    return figures.Figure(
+        "readings.mqtt", round(count * len(factors) / taken), "readings/s", None, None, about
+    )
 
 
 def _frames() -> figures.Figure:

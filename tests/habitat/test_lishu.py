@@ -1,5 +1,5 @@
-"""Lishu's volumes (梨树, 220322; H-21, H-22): 41 stations that report by the hour, and 1,064 machines, on a node
-of its own in another province."""
+"""Lishu's volumes (梨树, 220322; H-21, H-22): 41 stations that report by the hour, and 1,064 machines, on a
+node of its own in another province."""
 
 import pathlib
 from collections.abc import Iterator
