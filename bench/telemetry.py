@@ -203,11 +203,8 @@ def _mqtt(folder: pathlib.Path) -> figures.Figure:
     node, number, count = test_feeds.County(folder / "mqtt"), "360423100201000000WQ0001", 5000
     node.start()
     try:
-        name, topic, password = (
-            node.station("mq", number),
-            f"readings/{REGION}/{number}",
-            node.password(number),
-        )
+        node.station("mq", number)
+        topic, password = f"readings/{REGION}/{number}", node.password(number)
         start = int(time.time() * 1000) - 30 * 86_400_000
         factors = [i["factor"] for i in INSTRUMENTS]
         payloads = [
@@ -231,9 +228,10 @@ def _mqtt(folder: pathlib.Path) -> figures.Figure:
     finally:
         node.stop()
     about = {
-        "messages": f"{count} of {len(factors)} readings from one station, QoS 1, of {name.rpartition('/')[0]}",
+        "messages": f"{count} of {len(factors)} readings from one station, QoS 1",
         "acknowledged in": f"{published:.1f} s", "database": places.DURABILITY["sqlite"],
-        "broker": places.DURABILITY["nats"], "target": "at least 5,000", "load average": figures.load_average(),
+        "broker": places.DURABILITY["nats"], "target": "at least 5,000",
+        "load average": figures.load_average(),
     }  # fmt: skip
     return figures.Figure(
         "readings.mqtt", round(count * len(factors) / taken), "readings/s", None, None, about
