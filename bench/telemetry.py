@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from bench import figures, places
 from deploy.local import directory
 from mesh import resources
-from services.habitat import hj212, tables
+from services.habitat import hj212, series_tables
 from tests import mqtt
 from tests.county import PEOPLE, REGION, County, mint
 from tests.habitat.test_h11_sources import INSTRUMENTS
@@ -134,7 +134,7 @@ def _taken(name: str, folder: pathlib.Path, server: sa.URL | None) -> figures.Fi
 
     rows = [
         [
-            (tables.series_of(STATION, s.factor), t, v, "N", "")
+            (series_tables.series_of(STATION, s.factor), t, v, "N", "")
             for s in pb.StreamReadingsRequest.FromString(raw).series
             for t, v in zip(s.times_ms, s.values, strict=True)
         ]

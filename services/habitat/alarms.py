@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mesh import calls, errors, resources, store
-from services.habitat import exceedances, intake, standards, tables
+from services.habitat import exceedances, intake, series_tables, standards
 from village.habitat.v1.exceedance_pb2 import Exceedance
 from village.habitat.v1.standard_pb2 import Standard
 from village.habitat.v1.station_pb2 import Station, WaterSource
@@ -23,7 +23,7 @@ def watch(opened: store.Store, now: datetime.datetime) -> int:
     """Looks at what has arrived since it was last looked at; how many values it told of."""
     taking = intake.of(opened)
     if not taking.recalled:
-        taking.touched |= tables.unwatched(opened, _ms(now) - OLDEST_MS)
+        taking.touched |= series_tables.unwatched(opened, _ms(now) - OLDEST_MS)
         taking.recalled = True
     told = 0
     for name in sorted(taking.touched):
@@ -44,15 +44,15 @@ def _watch(opened: store.Store, name: str, now: datetime.datetime) -> int:
     standard = call.find(Standard, station.standard) if station is not None and station.standard else None
     by_series = {}
     if station is not None:
-        by_series = {tables.series_of(name, i.factor): i.factor for i in station.instruments}
-    marks, told = tables.watched(opened, list(by_series)), 0
+        by_series = {series_tables.series_of(name, i.factor): i.factor for i in station.instruments}
+    marks, told = series_tables.watched(opened, list(by_series)), 0
     for number, factor in by_series.items():
         after = max(marks.get(number, 0), _ms(now) - OLDEST_MS)
-        while rows := tables.readings(opened, number, after + 1, 1 << 50, BATCH):
+        while rows := series_tables.readings(opened, number, after + 1, 1 << 50, BATCH):
             if standard is not None and station is not None:
                 told += _Judge(opened, station, standard, now).judge(factor, rows)
             after = rows[-1][0]
-            tables.mark_watched(opened, number, after)
+            series_tables.mark_watched(opened, number, after)
     return told
 
 
@@ -125,8 +125,8 @@ def _temperatures(opened: store.Store, station: Station, rows: Sequence[Any]) ->
     """The water's temperature at the times of readings, as far as it was measured."""
     if standards.TEMPERATURE not in {i.factor for i in station.instruments}:
         return {}
-    number = tables.series_of(station.name, standards.TEMPERATURE)
-    found = tables.readings(opened, number, rows[0][0], rows[-1][0] + 1, 1 << 30)
+    number = series_tables.series_of(station.name, standards.TEMPERATURE)
+    found = series_tables.readings(opened, number, rows[0][0], rows[-1][0] + 1, 1 << 30)
     return {time: Decimal(str(value)) for time, value, _, invalid in found if not invalid}
 
 

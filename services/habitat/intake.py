@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mesh import errors, resources, store
-from services.habitat import series, tables
+from services.habitat import series, series_tables
 from services.habitat.series import DAY_MS, HOUR_MS
 from village.habitat.v1 import reading_pb2 as pb
 from village.habitat.v1.station_pb2 import Calibration, Station
@@ -82,7 +82,7 @@ class Intake:
         lasts: dict[int, series.Last] = {}
         fresh = []
         for each in arrived:
-            number = tables.series_of(station.name, each.instrument.factor)
+            number = series_tables.series_of(station.name, each.instrument.factor)
             left = self._unknown(opened, number, each)
             found.repeated += len(each.times) - len(left.times)
             if left.times:
@@ -112,7 +112,7 @@ class Intake:
             found.taken += len(times)
         if columns:
             self._make_room(opened, [row["start"] for row in sums["reading_days"]])
-            tables.add_readings(opened, resources.region_in(station.name), known, columns, sums)
+            series_tables.add_readings(opened, resources.region_in(station.name), known, columns, sums)
             self._last |= lasts
             self.touched.add(station.name)
             self.days |= {(station.name, row["start"]) for row in sums["reading_days"]}
@@ -121,7 +121,7 @@ class Intake:
     @staticmethod
     def _unknown(opened: store.Store, number: int, each: "_Arrived") -> "_Arrived":
         """Without what is there already, or came twice."""
-        there = tables.times_there(opened, number, each.times[0], each.times[-1])
+        there = series_tables.times_there(opened, number, each.times[0], each.times[-1])
         if not there and len(set(each.times)) == len(each.times):
             return each
         kept = []
@@ -139,7 +139,9 @@ class Intake:
             wanted[f"{first.year:04d}{first.month:02d}"] = (first.year, first.month)
         missing = {name: month for name, month in wanted.items() if name not in self._months}
         if missing:
-            tables.make_room(opened, [(name, *_month(*month)) for name, month in sorted(missing.items())])
+            series_tables.make_room(
+                opened, [(name, *_month(*month)) for name, month in sorted(missing.items())]
+            )
             self._months |= missing.keys()
 
 
@@ -171,7 +173,7 @@ def _not_measuring(
     if station.HasField("out_of_service_until"):
         until = resources.moment(station.out_of_service_until)
         found["", "SERVICE"] = [(0, int(until.timestamp() * 1000))]
-    for factor, start, end in tables.calibrated(opened, Calibration, station.name, span):
+    for factor, start, end in series_tables.calibrated(opened, Calibration, station.name, span):
         found.setdefault((factor, "CALIBRATION"), []).append((start, end))
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mesh import calls, errors, lists, records, resources, store
-from services.habitat import alarms, intake, tables
+from services.habitat import alarms, intake, series_tables, tables
 from services.habitat.series import BEIJING_MS, DAY_MS, HOUR_MS
 from village.habitat.v1 import reading_pb2 as pb
 from village.habitat.v1.reading_pb2 import ReadingCorrection, StationDay
@@ -49,8 +49,8 @@ def list_readings(request: pb.ListReadingsRequest, call: calls.Call) -> pb.ListR
     first = _ms(request.start_time) if request.HasField("start_time") else 0
     behind = _ms(request.end_time) if request.HasField("end_time") else 1 << 50
     first = max(first, lists.plain_token(call.store, request, call.method) + 1 if request.page_token else 0)
-    number = tables.series_of(station.name, request.factor)
-    rows = tables.readings(call.store, number, first, behind, size + 1)
+    number = series_tables.series_of(station.name, request.factor)
+    rows = series_tables.readings(call.store, number, first, behind, size + 1)
     more, rows = len(rows) > size, rows[:size]
     answer = pb.ListReadingsResponse()
     if rows:
@@ -78,7 +78,7 @@ def aggregate_readings(
     if wanted - set(seen):
         raise errors.NotFound(name=min(wanted - set(seen)))
     by_series = {
-        tables.series_of(name, request.factor): name for name in seen if not wanted or name in wanted
+        series_tables.series_of(name, request.factor): name for name in seen if not wanted or name in wanted
     }
     answer = pb.AggregateReadingsResponse()
     for row in _Question(call.store, by_series, request.factor, first, behind, span).sums():
@@ -124,7 +124,7 @@ class _Question:
         numbers, hours, days = list(self.by_series), "reading_hours", "reading_days"
         if self.span:
             kind = days if self.span == DAY_MS else hours
-            rows = tables.sums_of(self.opened, kind, numbers, self.first, self.behind)
+            rows = series_tables.sums_of(self.opened, kind, numbers, self.first, self.behind)
             return [tuple(row) for row in rows]  # type: ignore[misc]
         # whole days by their own sums, what lies before and behind them by the hour
         begin = min(_begin(self.first + DAY_MS - 1, DAY_MS), self.behind)
@@ -134,14 +134,14 @@ class _Question:
             row
             for kind, start, behind in parts
             if start < behind
-            for row in tables.sums_of(self.opened, kind, numbers, start, behind)
+            for row in series_tables.sums_of(self.opened, kind, numbers, start, behind)
         ]
         return _added(found, self.first)
 
     def _anew(self, row: Sums, corrected: Mapping[tuple[str, int], tuple[int, float | None]]) -> Sums:
         number, start = row[:2]
         behind, kept = start + self.span if self.span else self.behind, []
-        for time, value, _, invalid in tables.readings(self.opened, number, start, behind, 1 << 30):
+        for time, value, _, invalid in series_tables.readings(self.opened, number, start, behind, 1 << 30):
             _, counts = corrected.get((self.by_series[number], time), (0, None if invalid else value))
             valid = counts is not None
             kept.append((number, start, 1, int(valid), *[counts if valid else 0.0] * 3))
@@ -165,7 +165,7 @@ def _corrected(
     """By station and time: how often a reading was corrected, and the value in its place, None where it is
     not valid."""
     first, behind = (opened.instant(_moment(min(ms, 1 << 45))) for ms in between)
-    rows = tables.corrections(opened, ReadingCorrection, (stations, factor), first, behind)
+    rows = series_tables.corrections(opened, ReadingCorrection, (stations, factor), first, behind)
     return {(name, _ms_of(resources.when(time))): (number, value) for name, time, number, value in rows}
 
 
@@ -174,8 +174,8 @@ def correct_reading(request: pb.CorrectReadingRequest, call: calls.Call) -> Read
     if resources.region_in(correction.station) != resources.region_in(request.parent):
         raise errors.Invalid("reading_correction.station", "is not a station of that region")
     time = _ms(correction.time)
-    number = tables.series_of(correction.station, correction.factor)
-    rows = tables.readings(call.store, number, time, time + 1, 1)
+    number = series_tables.series_of(correction.station, correction.factor)
+    rows = series_tables.readings(call.store, number, time, time + 1, 1)
     if not rows:
         raise errors.Invalid("reading_correction.time", "is that of no reading of that station and factor")
     correction.measured = rows[0][1]
@@ -223,7 +223,7 @@ def _sum_day(opened: store.Store, name: str, day: int, now: datetime.datetime) -
     summed.division = station.division
     del summed.factors[:]
     for instrument in sorted(station.instruments, key=lambda i: i.factor):
-        number = tables.series_of(name, instrument.factor)
+        number = series_tables.series_of(name, instrument.factor)
         asked = _Question(opened, {number: name}, instrument.factor, day, day + DAY_MS, DAY_MS)
         for row in asked.sums():
             _, _, total_count, valid, total, low, high = row

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mesh import calls, errors, records, regions, resources
-from services.habitat import figures, one_map, standards, tables
+from services.habitat import figures, one_map, series_tables, standards, tables
 from services.habitat.series import BEIJING_MS, HOUR_MS
 from village.habitat.v1 import sewage_pb2 as pb
 from village.habitat.v1.sewage_pb2 import OperationRating, RatingRule, SewageFacility
@@ -88,8 +88,8 @@ def _measured(
     kept: dict[int, bool] = {}
     for station in tables.stations_at(call, Station, facility):
         standard = call.find(Standard, station.standard) if station.standard else None
-        by_series = {tables.series_of(station.name, i.factor): i.factor for i in station.instruments}
-        for number, hour, _, valid, total, *_ in tables.sums_of(
+        by_series = {series_tables.series_of(station.name, i.factor): i.factor for i in station.instruments}
+        for number, hour, _, valid, total, *_ in series_tables.sums_of(
             call.store, "reading_hours", list(by_series), first, behind
         ):
             if not valid:
