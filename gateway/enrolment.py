@@ -193,7 +193,8 @@ def renew_bundle(request: pb.RenewBundleRequest, call: calls.Call) -> pb.RenewBu
     if (vouching, request.software) != (enrolment.issuers, enrolment.software):
         enrolment.issuers, enrolment.software = vouching, request.software
         call.save(enrolment, pb.EnrolmentMade)
-    call.services.node.lines.heard[call.caller.region] = time.monotonic()
+    if (lines := call.services.node.lines) is not None:
+        lines.heard[call.caller.region] = time.monotonic()
     view = call.services.node.directory.view
     if view.version == request.version and call.now < view.issued + bundles.RENEWED:
         return pb.RenewBundleResponse(time=resources.stamp(call.now))

@@ -45,7 +45,7 @@ def _describe(answer: directory_pb2.Node, process: Any) -> None:
     view = process.directory.view
     answer.province, answer.directory_version = view.province, view.version
     answer.trust_expire_time.CopyFrom(resources.stamp(view.expires))
-    answer.line_trouble = process.lines.trouble
+    answer.line_trouble = process.lines.trouble if process.lines is not None else ""
     if process.lines.ahead is not None:
         answer.clock_ahead.FromTimedelta(process.lines.ahead)
     for node in view.nodes.values():
