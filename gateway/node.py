@@ -45,9 +45,10 @@ def _describe(answer: directory_pb2.Node, process: Any) -> None:
     view = process.directory.view
     answer.province, answer.directory_version = view.province, view.version
     answer.trust_expire_time.CopyFrom(resources.stamp(view.expires))
-    answer.line_trouble = process.lines.trouble if process.lines is not None else ""
-    if process.lines.ahead is not None:
-        answer.clock_ahead.FromTimedelta(process.lines.ahead)
+    if process.lines is not None:
+        answer.line_trouble = process.lines.trouble
+        if process.lines.ahead is not None:
+            answer.clock_ahead.FromTimedelta(process.lines.ahead)
     for node in view.nodes.values():
         answer.nodes.add(region=node.region, software=node.software, revoked=node.revoked)
     for grant in view.grants.values():

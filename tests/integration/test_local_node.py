@@ -135,7 +135,7 @@ class TestTraces:
             assert county.up().returncode == 0
             assert county.ask(REPORTS, token=county.token("CZ"), body=GOOD)[0] == 200
             wanted = ("gateway", "FileReport", "commit", "publish")
-            until(lambda: set(wanted) <= {s.name for s in collector.spans})
+            until(lambda: set(wanted) <= {s.name for s in collector.spans}, 60)
         (filed,) = [s for s in collector.spans if s.name == "FileReport"]
         chain = {s.name: s for s in collector.spans if s.trace_id == filed.trace_id}
         assert chain["gateway"].parent_span_id == b""
