@@ -44,7 +44,7 @@ nightly: gen  ## sends every method 20,000 requests that nobody would send, and 
 	VILLAGEMESH_SEEDS=50 $(BIN)/python -m pytest tests/faults/test_mesh_faults.py -k TestSchedules
 
 containers: gen  ## builds the image and runs a province and two counties in containers
-	$(BIN)/python -m pytest tests/integration/test_containers.py
+	$(BIN)/python -m pytest tests/integration/containers.py
 
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
