@@ -16,7 +16,8 @@ from nats.js import errors as js_errors
 from mesh import bus, errors
 
 STREAM = "$MQTT_msgs"
-BATCH, WAIT_S, PAUSE_S = 500, 1.0, 2.0
+BATCH, WAIT_S, PAUSE_S, AGAIN_S = 500, 1.0, 2.0, 15
+"""AGAIN_S: after how long comes again what a process had that ended."""
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +67,7 @@ async def _round(client: Any, found: Sequence[Any], root: str, take: Take) -> No
 async def _prepare(js: Any, url: str, broker: str, root: str) -> None:
     """Makes the consumer. The broker's own stream is there from the first session on: this may be it."""
     config = api.ConsumerConfig(
-        durable_name=root, ack_policy=api.AckPolicy.EXPLICIT, ack_wait=60, max_ack_pending=10_000,
+        durable_name=root, ack_policy=api.AckPolicy.EXPLICIT, ack_wait=AGAIN_S, max_ack_pending=10_000,
         filter_subject=f"$MQTT.msgs.{root}.>",
     )  # fmt: skip
     try:

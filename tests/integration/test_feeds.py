@@ -185,4 +185,4 @@ class TestMqtt:
             kept: Any = county.call("GET", f"/habitat/v1/{name}", token=county.token("KA"))
             return kept.status == 200 and set(acknowledged) <= {int(v) for v in county.kept(name).values()}
 
-        until(there, 30)
+        until(there, 60)
