@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+from nats.js import errors as js_errors
+
 from mesh import bus, events
 
 
@@ -55,7 +57,7 @@ class Broker:
         self.process.wait()
 
     def stored(self, domain: str = "habitat") -> list[tuple[str, dict[str, str], bytes]]:
-        """Everything the domain's stream holds, in its order."""
+        """Everything the domain's stream holds, in its order; nothing while there is none yet."""
         return asyncio.run(self._stored(domain))
 
     async def _stored(self, domain: str) -> list[tuple[str, dict[str, str], bytes]]:
@@ -68,5 +70,7 @@ class Broker:
                 message = await js.get_msg(events.stream(domain), number)
                 found.append((message.subject, dict(message.headers or {}), message.data or b""))
             return found
+        except js_errors.NotFoundError:
+            return []
         finally:
             await client.close()

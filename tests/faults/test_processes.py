@@ -81,7 +81,7 @@ def test_serve_together_and_each_may_die(county: County, tmp_path: pathlib.Path)
                 with concurrent.futures.ThreadPoolExecutor(4) as pool:
                     names += pool.map(lambda _: file(county, address), range(12))
             until(
-                lambda: {h["ce-subject"] for _, h, _ in broker.stored()} >= set(names), seconds=30
+                lambda: {h["ce-subject"] for _, h, _ in broker.stored()} >= set(names), seconds=60
             )  # fmt: skip
         filed = [h["ce-subject"] for _, h, _ in broker.stored() if h["ce-type"].endswith("ReportFiled")]
         assert sorted(filed) == sorted(names)
