@@ -23,7 +23,7 @@ def watch(opened: store.Store, now: datetime.datetime) -> int:
     """Looks at what has arrived since it was last looked at; how many values it told of."""
     taking = intake.of(opened)
     if not taking.recalled:
-        taking.touched |= series_tables.unwatched(opened, _ms(now) - OLDEST_MS)
+        taking.touched |= series_tables.unwatched(opened, series_tables.ms_of(now) - OLDEST_MS)
         taking.recalled = True
     told = 0
     for name in sorted(taking.touched):
@@ -47,7 +47,7 @@ def _watch(opened: store.Store, name: str, now: datetime.datetime) -> int:
         by_series = {series_tables.series_of(name, i.factor): i.factor for i in station.instruments}
     marks, told = series_tables.watched(opened, list(by_series)), 0
     for number, factor in by_series.items():
-        after = max(marks.get(number, 0), _ms(now) - OLDEST_MS)
+        after = max(marks.get(number, 0), series_tables.ms_of(now) - OLDEST_MS)
         while rows := series_tables.readings(opened, number, after + 1, 1 << 50, BATCH):
             if standard is not None and station is not None:
                 told += _Judge(opened, station, standard, now).judge(factor, rows)
@@ -128,7 +128,3 @@ def _temperatures(opened: store.Store, station: Station, rows: Sequence[Any]) ->
     number = series_tables.series_of(station.name, standards.TEMPERATURE)
     found = series_tables.readings(opened, number, rows[0][0], rows[-1][0] + 1, 1 << 30)
     return {time: Decimal(str(value)) for time, value, _, invalid in found if not invalid}
-
-
-def _ms(moment: datetime.datetime) -> int:
-    return (moment - resources.EPOCH) // datetime.timedelta(milliseconds=1)

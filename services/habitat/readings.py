@@ -166,7 +166,10 @@ def _corrected(
     not valid."""
     first, behind = (opened.instant(_moment(min(ms, 1 << 45))) for ms in between)
     rows = series_tables.corrections(opened, ReadingCorrection, (stations, factor), first, behind)
-    return {(name, _ms_of(resources.when(time))): (number, value) for name, time, number, value in rows}
+    return {
+        (name, series_tables.ms_of(resources.when(time))): (number, value)
+        for name, time, number, value in rows
+    }
 
 
 def correct_reading(request: pb.CorrectReadingRequest, call: calls.Call) -> ReadingCorrection:
@@ -201,7 +204,7 @@ def tick(_process: Any, hosted: Any) -> None:
 def sum_days(opened: store.Store, now: datetime.datetime) -> int:
     """Sums up what has changed of days that are over, for what goes up to the province; how many."""
     taking, count = intake.of(opened), 0
-    over = _ms_of(now - LATE) - DAY_MS
+    over = series_tables.ms_of(now - LATE) - DAY_MS
     for name, day in sorted(pair for pair in taking.days if pair[1] <= over):
         region = resources.region_in(name)
         if opened.grants.owned(region):
@@ -252,10 +255,6 @@ def _begin(ms: int, span: int) -> int:
 
 def _ms(stamped: Any) -> int:
     return int(stamped.seconds) * 1000 + int(stamped.nanos) // 1_000_000
-
-
-def _ms_of(moment: datetime.datetime) -> int:
-    return (moment - resources.EPOCH) // datetime.timedelta(milliseconds=1)
 
 
 def _moment(ms: int) -> datetime.datetime:

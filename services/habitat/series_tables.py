@@ -15,7 +15,6 @@ from mesh import errors, resources, store
 
 _REGION_BITS = 43
 _ROW = struct.Struct(">hiqiqidi1si")
-MONTH_DIGITS = 6
 
 
 def add_to(metadata: sa.MetaData) -> None:
@@ -250,10 +249,11 @@ def calibrated(
     )
     first, last = (opened.instant(resources.EPOCH + datetime.timedelta(milliseconds=ms)) for ms in within)
     rows = opened.database.fetch(sql, {"station": station, "first": first, "last": last})
-    return [(factor, _ms(resources.when(start)), _ms(resources.when(end))) for factor, start, end in rows]
+    return [(factor, ms_of(resources.when(start)), ms_of(resources.when(end))) for factor, start, end in rows]
 
 
-def _ms(moment: datetime.datetime) -> int:
+def ms_of(moment: datetime.datetime) -> int:
+    """Milliseconds since 1970 of a moment."""
     return (moment - resources.EPOCH) // datetime.timedelta(milliseconds=1)
 
 

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh import calls, filters, lists, resources, store
-from mesh.store import Store
 from village.habitat.v1 import (
     analysis_pb2,
     appearance_pb2,
@@ -48,10 +47,10 @@ def bins(call: calls.Call, names: Collection[str]) -> list[waste_pb2.Bin]:
     return [codec.decode(row).message for row in rows]
 
 
-def undecided_tips(store: Store) -> list[tuple[str, str, datetime.datetime]]:
+def undecided_tips(opened: store.Store) -> list[tuple[str, str, datetime.datetime]]:
     """(name, policy, when it was filed) of the image tips that nobody has decided on."""
-    c = store.codec(appearance_pb2.ImageTip).table.c
-    rows = store.database.select(sa.select(c.name, c.policy, c.file_time).where(c.state == "FILED"))
+    c = opened.codec(appearance_pb2.ImageTip).table.c
+    rows = opened.database.select(sa.select(c.name, c.policy, c.file_time).where(c.state == "FILED"))
     return [(name, policy, resources.when(filed)) for name, policy, filed in rows]
 
 
@@ -160,11 +159,11 @@ def last_before(call: calls.Call, cls: Any, parent: str, field: str, at: Timesta
     return next((str(name) for (name,) in rows), "")
 
 
-def passed(store_: store.Store, cls: Any, field: str, now: datetime.datetime, most: int) -> list[str]:
+def passed(opened: store.Store, cls: Any, field: str, now: datetime.datetime, most: int) -> list[str]:
     """Names of records whose time in `field` has passed, the earliest first."""
-    c = store_.codec(cls).table.c
-    statement = sa.select(c.name).where(c[field] < store_.instant(now)).order_by(c[field]).limit(most)
-    return [name for (name,) in store_.database.select(statement)]
+    c = opened.codec(cls).table.c
+    statement = sa.select(c.name).where(c[field] < opened.instant(now)).order_by(c[field]).limit(most)
+    return [name for (name,) in opened.database.select(statement)]
 
 
 def issued_for(
