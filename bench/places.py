@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from bench.load import Call, Failed
 from deploy.local import directory
 from mesh import database, migrations, resources
 from services.habitat import service
+from tests import waiting
 from tests.county import PEOPLE, PHOTO, REGION, VILLAGE, VILLAGE_UNIT, County, mint
 from village.habitat.v1 import report_pb2 as pb
 from village.type.v1 import level_pb2
@@ -151,12 +151,6 @@ def _copy(county: County, url: str) -> None:
     floor.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(command: list[str], environment: dict[str, str], log: pathlib.Path) -> Iterator[subprocess.Popen]:
     """A process, until the end of the block."""
@@ -176,7 +170,7 @@ def running(command: list[str], environment: dict[str, str], log: pathlib.Path) 
 @contextlib.contextmanager
 def servers(at: Place, nats: str = "nats://127.0.0.1:1") -> Iterator[tuple[str, str]]:
     """Addresses of our server and the floor's, on their databases."""
-    ours, floor = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    ours, floor = f"127.0.0.1:{waiting.free_port()}", f"127.0.0.1:{waiting.free_port()}"
     environment = {
         "VILLAGEMESH_REGION": REGION, "VILLAGEMESH_LISTEN": ours, "VILLAGEMESH_DATABASE_URL": at.ours,
         "VILLAGEMESH_NATS_URL": nats, "VILLAGEMESH_LOG_LEVEL": "ERROR", **directory.files(at.county.folder),

@@ -18,7 +18,7 @@ from bench import figures, places
 from deploy.local import directory
 from mesh import resources
 from services.habitat import hj212, series_tables
-from tests import mqtt
+from tests import mqtt, waiting
 from tests.county import PEOPLE, REGION, County, mint
 from tests.habitat.test_h11_sources import INSTRUMENTS
 from tests.integration import test_feeds
@@ -86,7 +86,7 @@ class _Served:
         county.close()
 
     def __enter__(self) -> "_Served":
-        self.address = f"127.0.0.1:{places.free_port()}"
+        self.address = f"127.0.0.1:{waiting.free_port()}"
         environment = {
             "VILLAGEMESH_REGION": REGION, "VILLAGEMESH_LISTEN": self.address,
             "VILLAGEMESH_DATABASE_URL": self.url, "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1",

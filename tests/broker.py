@@ -12,12 +12,7 @@ from typing import Any
 from nats.js import errors as js_errors
 
 from mesh import bus, events
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+from tests.waiting import free_port
 
 
 class Broker:

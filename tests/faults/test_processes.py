@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from mesh import resources
-from tests.broker import Broker, free_port
+from tests.broker import Broker
 from tests.county import REGION, County, mint
 from tests.loop import PARENT, rows
-from tests.waiting import until
+from tests.waiting import free_port, until
 from village.habitat.v1 import report_pb2 as pb
 
 COUNT = 3

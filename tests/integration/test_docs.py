@@ -43,7 +43,7 @@ class Node:
     """A node as README starts it, in a directory of its own."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.run, self.data, self.port = folder, folder / "360423", free_ports()
+        self.run, self.data, self.port = folder, folder / "360423", free_ports(24)
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
         """Runs a script in the checkout as a person would, `.run` being this node's directory."""

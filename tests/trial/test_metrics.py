@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mesh import errors, metrics
-from tests.broker import free_port
 from tests.county import County
 from tests.trial import domain
 from tests.trial.domain import PARENT
+from tests.waiting import free_port
 
 MONITORING = pathlib.Path(__file__).resolve().parents[2] / "deploy/monitoring"
 
