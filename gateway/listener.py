@@ -106,14 +106,17 @@ def _access_log(path: str) -> dict[str, Any]:
 
 def _strip() -> dict[str, Any]:
     """Removes what only this gateway may say. `x-envoy-…` would let a caller set retries and timeouts, or
-    pass for a transcoded call."""
+    pass for a transcoded call. And what HTTP allows in the name of a header and gRPC does not, which would be
+    answered as a fault of ours."""
     prefixes = ("x-village-node", "x-jwt-", "x-envoy-")
+    foreign = {"safe_regex": {"regex": "[^:0-9a-z_.-].*|[^:].*[^0-9a-z_.-].*"}}
+    matchers = [*({"prefix": prefix} for prefix in prefixes), foreign]
     return {
         "name": "strip",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3"
             ".HeaderMutation",
-            "mutations": [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes],
+            "mutations": [{"remove_on_match": {"key_matcher": matcher}} for matcher in matchers],
         },
     }
 

@@ -108,6 +108,14 @@ class TestHeaders:
         assert gateway.ask("POST", REPORTS, body=GOOD, headers={"x_village_caller": "evil"})[0] == 400
         assert gateway.upstream.calls == []
 
+    def test_of_names_that_grpc_does_not_know_are_left_out(self, gateway: Gateway) -> None:
+        """HTTP allows them; the services' gRPC would answer INTERNAL."""
+        sent = {"x~odd": "1", "'$%^|!#&*+`": "2", "x-fine.one": "3"}
+        assert gateway.ask("POST", REPORTS, body=GOOD, headers=sent)[0] == 200
+        _, reached, _ = gateway.upstream.calls[-1]
+        assert "x-fine.one" in reached
+        assert set(sent) & set(reached) == {"x-fine.one"}
+
 
 class TestRateLimit:
     def test_is_answered_in_json_and_in_grpc(self, gateway: Gateway) -> None:
