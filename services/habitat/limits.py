@@ -3,10 +3,10 @@ never constants in a flow. A flow names the action, `limits.after("accept")`; th
 when the record was made says how long."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mesh import calls, flows, records, regions, resources
+from mesh import calls, errors, flows, records, regions, resources
 from services.habitat import tables
 from services.habitat.policies import EffectiveTimePassed
 from services.habitat.report_flow import NoPolicyInForce
@@ -44,15 +44,26 @@ def in_force(call: calls.Call, parent: str, work: str) -> LimitPolicy:
     return found
 
 
-def issue_limit_policy(request: pb.IssueLimitPolicyRequest, call: calls.Call) -> LimitPolicy:
-    policy = request.limit_policy
-    effective = resources.moment(policy.effective_time)
-    if effective < call.now:
-        raise EffectiveTimePassed(effective_time=effective.isoformat())
-    policy.issue_time.CopyFrom(resources.stamp(call.now))
-    return call.create(
-        policy, parent=request.parent, event=pb.LimitPolicyIssued, wanted=request.limit_policy_id
-    )
+def handlers(areas: Sequence[Any]) -> Mapping[str, Any]:
+    """The method that issues limits of the work that the areas limit."""
+    known = {work: set(stated) for area in areas for work, stated in getattr(area, "LIMITS", {}).items()}
+
+    def issue_limit_policy(request: pb.IssueLimitPolicyRequest, call: calls.Call) -> LimitPolicy:
+        policy = request.limit_policy
+        if policy.work not in known:
+            raise errors.Invalid("limit_policy.work", f"is none of {', '.join(sorted(known))}")
+        if {limit.action for limit in policy.limits} != known[policy.work]:
+            wanted = ", ".join(sorted(known[policy.work]))
+            raise errors.Invalid("limit_policy.limits", f"are not for exactly these actions: {wanted}")
+        effective = resources.moment(policy.effective_time)
+        if effective < call.now:
+            raise EffectiveTimePassed(effective_time=effective.isoformat())
+        policy.issue_time.CopyFrom(resources.stamp(call.now))
+        return call.create(
+            policy, parent=request.parent, event=pb.LimitPolicyIssued, wanted=request.limit_policy_id
+        )
+
+    return {"IssueLimitPolicy": issue_limit_policy}
 
 
 def seed(call: calls.Call, defaults: Mapping[str, Limits]) -> None:
@@ -76,4 +87,4 @@ def seed(call: calls.Call, defaults: Mapping[str, Limits]) -> None:
 
 
 RESOURCES = (LimitPolicy,)
-HANDLERS = {"IssueLimitPolicy": issue_limit_policy, **records.handlers(pb, LimitPolicy)}
+HANDLERS = records.handlers(pb, LimitPolicy)

@@ -80,6 +80,7 @@ SERVICE = runtime.Service(
     handlers={
         **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
         **figures.handlers(AREAS),
+        **limits.handlers(AREAS),
         **one_map.handlers(AREAS),
         **one_map.sheet_handlers(AREAS),
     },

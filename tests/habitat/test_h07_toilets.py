@@ -1,12 +1,14 @@
 """H-7 厕所革命: a toilet is registered, breaks, and is put right by an order that somebody else verifies."""
 
+import datetime
+
 import pytest
 
-from mesh import errors
+from mesh import errors, resources
 from tests.county import PHOTO, County
-from tests.habitat.people import AT_VILLAGE, DIVISION, HERE, PARENT, refusal
+from tests.habitat.people import AT_VILLAGE, DIVISION, HERE, PARENT, before, refusal
 from tests.loop import rows
-from village.habitat.v1 import figure_pb2
+from village.habitat.v1 import figure_pb2, limit_policy_pb2
 from village.habitat.v1 import toilet_pb2 as pb
 
 T, O = pb.Toilet, pb.ServiceOrder  # noqa: E741
@@ -38,6 +40,25 @@ def finished(county: County, kind: int = O.KIND_REPAIR, **fields: object) -> str
 
 
 class TestH7:
+    def test_the_county_sets_the_limits_of_its_service_orders(self, county: County) -> None:
+        wanted = {
+            "work": "serviceOrders", "effective_time": before(county, days=-1), "basis": "县农村厕所管护办法",
+            "escalate_working_days": 2,
+            "limits": [
+                {"action": "file", "natural": {"seconds": 86_400}}, {"action": "assign", "working_days": 2},
+                *({"action": action, "working_days": 1} for action in ("finish", "verify", "send_back")),
+            ],
+        }  # fmt: skip
+        asked = limit_policy_pb2.IssueLimitPolicyRequest(parent=PARENT, limit_policy=wanted)
+        issued = county.call("county", asked)
+        listed = limit_policy_pb2.ListLimitPoliciesRequest(parent=PARENT, filter='work = "serviceOrders"')
+        assert issued.name in [p.name for p in county.call("town", listed).limit_policies]
+        del asked.limit_policy.limits[0]
+        assert refusal(county, "county", asked) == "INVALID"
+        asked.limit_policy.limits.add(action="file", working_days=2)
+        asked.limit_policy.effective_time.CopyFrom(resources.stamp(county.now - datetime.timedelta(days=1)))
+        assert refusal(county, "county", asked) == "EFFECTIVE_TIME_PASSED"
+
     def test_an_order_goes_from_broken_to_closed(self, county: County) -> None:
         name = finished(county)
         assert county.call("town", pb.VerifyServiceOrderRequest(name=name)).state == O.STATE_VERIFIED
