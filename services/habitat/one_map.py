@@ -16,6 +16,8 @@ from village.habitat.v1 import one_map_pb2 as pb
 from village.habitat.v1.one_map_pb2 import FigureSheet, VillagePoint
 
 MOST = 20_000
+LONGEST = 3_500_000
+"""Bytes after which a page ends, because an answer may have 4 MiB."""
 BLURRED = 2
 """Decimals of a degree that the public sees of what is to be kept safe: about a kilometre."""
 _A, _EE = 6378245.0, 0.00669342162296594323
@@ -86,26 +88,26 @@ def _page(
 ) -> httpbody_pb2.HttpBody:
     size = min(request.page_size or MOST, MOST)
     after = lists.read(call.store, call.method, request) if request.page_token else ["", ""]
-    features: list[dict[str, Any]] = []
-    token = ""
+    features: list[bytes] = []
+    last = ["", ""]
+    length, token = 0, ""
     for layer in layers:
         if layer.name < after[0]:
             continue
         behind = after[1] if layer.name == after[0] else ""
         rows = tables.placed(call, layer, request, behind, size + 1 - len(features))
         for row in rows:
-            if len(features) == size:
-                last = features[-1]
-                token = lists.token(
-                    call.store, call.method, request, [last["properties"]["layer"], last["id"]]
-                )
+            if len(features) == size or length > LONGEST:
+                token = lists.token(call.store, call.method, request, last)
                 break
             if layer.place == "location" or not request.box or _touches(row[4], list(request.box)):
-                features.append(_feature(layer, row, request.crs, blurred=outside and layer.kept_safe))
+                feature = _feature(layer, row, request.crs, blurred=outside and layer.kept_safe)
+                features.append(orjson.dumps(feature))
+                last, length = [layer.name, feature["id"]], length + len(features[-1])
         if token:
             break
-    told = {"type": "FeatureCollection", "features": features, "next_page_token": token}
-    told["crs"] = "GCJ-02" if request.crs == pb.CRS_GCJ02 else "CGCS2000"
+    told = {"type": "FeatureCollection", "features": [orjson.Fragment(f) for f in features]}
+    told |= {"next_page_token": token, "crs": "GCJ-02" if request.crs == pb.CRS_GCJ02 else "CGCS2000"}
     return httpbody_pb2.HttpBody(content_type="application/geo+json", data=orjson.dumps(told))
 
 
