@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import pathlib
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
 
 # Below what the kernel gives to outgoing connections, so that none is taken before its program starts.
 _PORTS = range(12_000, 30_000)
-_CLAIMS = pathlib.Path(tempfile.gettempdir()) / "villagemesh-test-ports"
+_CLAIMS = pathlib.Path("/tmp/villagemesh-test-ports")
 
 
 def free_ports(count: int = 2) -> int:

@@ -126,6 +126,16 @@ class TestStandards:
         found = county.call("town", standard_pb2.ListStandardsRequest(parent=PARENT)).standards
         assert {s.code for s in found} >= {"GB 3838-2002", "GB/T 14848-2017", "GB 5749-2022", "GB 18918-2002"}
 
+    def test_a_county_issues_one_of_its_own_beside_them(self, county: County) -> None:
+        wanted = county.call("county", standard_pb2.GetStandardRequest(name=STANDARD))
+        wanted.code = "DB 36/T 999-2026"
+        wanted.valid_from.year = 2026
+        request = standard_pb2.IssueStandardRequest(parent=PARENT, standard=wanted, standard_id="own")
+        issued = county.call("county", request)
+        assert issued.name == f"{PARENT}/standards/own"
+        listed = county.call("town", standard_pb2.ListStandardsRequest(parent=PARENT)).standards
+        assert {"DB 36/T 999-2026", "GB 3838-2002"} <= {s.code for s in listed}
+
     def test_one_whose_bounds_do_not_fit_its_classes_is_refused(self, county: County) -> None:
         wanted = county.call("county", standard_pb2.GetStandardRequest(name=STANDARD))
         del wanted.limits[0].bounds[4]

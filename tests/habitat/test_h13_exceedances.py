@@ -105,6 +105,18 @@ class TestReadings:
         measured(county, acted.station, 30)
         assert [e.state for e in of(county, acted.station)] == [E.STATE_CLOSED, E.STATE_SUSPECTED]
 
+    def test_that_came_before_the_action_let_the_county_end_it(self, county: County) -> None:
+        at = station(county).name
+        measured(county, at, 24, 25, 26)
+        name = of(county, at)[0].name
+        county.call("county", pb.WarnExceedanceRequest(name=name, user_notice=notice(county)))
+        measured(county, at, 18, 18, 18)
+        done = action(county, name)
+        acted = county.call("county", pb.ActExceedanceRequest(name=name, supply_actions=[done]))
+        assert (acted.state, acted.normal_count) == (E.STATE_ACTION, 3)
+        ended = county.call("county", pb.RecoverExceedanceRequest(name=name, reason="复测正常"))
+        assert ended.state == E.STATE_RECOVERED
+
     def test_below_a_least_value_is_beyond_it(self) -> None:
         assert exceedances.beyond(4.9, 5, E.SIDE_BELOW)
         assert not exceedances.beyond(5, 5, E.SIDE_BELOW)
