@@ -13,10 +13,11 @@ WORKERS ?= 3
 help:  ## lists what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/.runtime: requirements/runtime.txt
+.venv/.runtime: requirements/runtime.txt requirements/page.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/page.txt
 	touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.runtime
@@ -25,7 +26,7 @@ help:  ## lists what can be made
 
 gen: gen/village.binpb  ## writes gen/ from protos/
 
-gen/village.binpb: .venv/.dev protos/generate.py $(shell find protos -name '*.proto')
+gen/village.binpb: .venv/.dev protos/generate.py $(wildcard gateway/*.py) $(shell find protos -name '*.proto' -o -name '*.json')
 	$(BIN)/python protos/generate.py
 
 up: gen  ## sets up and starts a province and two counties with sample data
@@ -61,5 +62,7 @@ lock:  ## renews the hashed requirements (needs uv)
 	  uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal \
 	    --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt
 	done
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal --no-deps \
+	  --python-version 3.11 requirements/page.in -o requirements/page.txt
 
 .PHONY: help up down test nightly containers bench lint lock gen

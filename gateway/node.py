@@ -7,7 +7,7 @@ import pathlib
 import time
 from typing import Any
 
-from gateway import VERSION, authority, bundles, enrolment, handovers
+from gateway import VERSION, authority, bundles, contracts, enrolment, handovers
 from mesh import calls, errors, links, resources, runtime, trust
 from mesh.regions import level
 from village.mesh.v1 import directory_pb2, enrolment_pb2
@@ -156,6 +156,7 @@ SERVICE = runtime.Service(
         "GetNode": get_node,
         "GetAuthority": get_authority,
         "ReconcileCopy": reconcile_copy,
+        **contracts.HANDLERS,
         **enrolment.HANDLERS,
         **handovers.HANDLERS,
     },

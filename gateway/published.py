@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2
 NODE = "node"
 """Name of the node process beside the domains."""
 
-_NODE_SERVICES = {"village.mesh.v1.DirectoryService", "village.mesh.v1.EnrolmentService"}
+_NODE_SERVICES = {f"village.mesh.v1.{name}Service" for name in ("Contract", "Directory", "Enrolment")}
 _UNDESCRIBED = {
     "grpc.reflection.v1.ServerReflection": ("ServerReflectionInfo",),
     "grpc.reflection.v1alpha.ServerReflection": ("ServerReflectionInfo",),

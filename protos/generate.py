@@ -1,7 +1,8 @@
 """Writes `gen/`: Python for the messages, and the one descriptor set that Envoy, reflection, lint and
-the plumbing read. Separate from the Makefile because the protos that ours import come out of wheels:
-Google's as files, protovalidate's only as a descriptor."""
+the plumbing read; and from that the documents for integrators. Separate from the Makefile because the protos
+that ours import come out of wheels: Google's as files, protovalidate's only as a descriptor."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -49,6 +50,8 @@ def main() -> None:
     )
     shutil.rmtree(out / "google", ignore_errors=True)  # the wheels bring their own
     imported.unlink()
+    found = {**os.environ, "PYTHONPATH": f"{ROOT}:{out}"}
+    subprocess.run([sys.executable, "-m", "gateway.contracts"], check=True, cwd=ROOT, env=found)
 
 
 if __name__ == "__main__":

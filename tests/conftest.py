@@ -6,15 +6,18 @@ import pathlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
 
 from tests import county as counties
+from tests import survey, through
 
 MEMORY = pathlib.Path("/dev/shm")
 ROOMY = 6 * 2**30
+IN_JSON = ("/tests/habitat/", "/test_report", "/test_deputies_and_seals", "/test_supervision")
+"""Where tests speak JSON on SQLite."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +45,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Under VILLAGEMESH_REQUIRE_ALL=1 a skipped test is a failed one."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
+    item.failed = getattr(item, "failed", False) or report.failed  # type: ignore[attr-defined]
     if report.skipped and os.environ.get("VILLAGEMESH_REQUIRE_ALL") == "1":
         report.outcome = "failed"
         report.longrepr = f"skipped, which VILLAGEMESH_REQUIRE_ALL=1 forbids: {report.longrepr}"
@@ -93,9 +97,42 @@ def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iter
     admin.dispose()
 
 
-@pytest.fixture
-def county(tmp_path: pathlib.Path, database_url: str) -> Iterator[counties.County]:
-    """Wuning's habitat on each kind of database."""
-    found = counties.County(tmp_path, database_url)
+@pytest.fixture(scope="session")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[through.Door]:
+    """A gateway that counties are asked through."""
+    found = through.Door(tmp_path_factory.mktemp("door"))
     yield found
     found.close()
+
+
+@pytest.fixture
+def opened(
+    request: pytest.FixtureRequest, tmp_path: pathlib.Path, database_url: str
+) -> Iterator[Callable[[str], counties.County]]:
+    """Opens a region's habitat. Journeys ask the one on SQLite through a gateway, in JSON, and hold what they
+    send and get against the document."""
+    asked: list[counties.County] = []
+    through_ = database_url.startswith("sqlite:") and any(part in str(request.path) for part in IN_JSON)
+
+    def open_(region: str) -> counties.County:
+        if through_:
+            found = through.ThroughGateway(tmp_path, database_url, region=region)
+            asked.append(found.behind(request.getfixturevalue("door")))
+        else:
+            asked.append(counties.County(tmp_path, database_url, region=region))
+        return asked[-1]
+
+    yield open_
+    if through_ and not getattr(request.node, "failed", False):
+        test = request.node.nodeid
+        for found in asked:
+            survey.take(found, through.shown_by(test))
+        through.settle_examples(asked, test)
+    for found in asked:
+        found.close()
+
+
+@pytest.fixture
+def county(opened: Callable[[str], counties.County]) -> counties.County:
+    """Wuning's habitat on each kind of database."""
+    return opened(counties.REGION)

@@ -1,8 +1,7 @@
 """H-1 问题线索、任务交办、履职监管: a province finds something, orders a county to see to it, and checks;
 what it notes about the county is its own."""
 
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -33,12 +32,11 @@ def county(county: County) -> County:
 
 
 @pytest.fixture
-def province(tmp_path: pathlib.Path, database_url: str) -> Iterator[County]:
+def province(opened: Callable[[str], County]) -> County:
     """The province's own node."""
-    opened = County(tmp_path, database_url, region="360000")
-    write_issuers(opened, [entry("360000")])
-    yield opened
-    opened.close()
+    found = opened("360000")
+    write_issuers(found, [entry("360000")])
+    return found
 
 
 def task(county: County, by: dict[str, Any] = ABOVE) -> str:

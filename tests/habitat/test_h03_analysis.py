@@ -1,8 +1,7 @@
 """H-3 预警数据分析研判与工作手册: a province sums warnings up and says what they mean; it issues manuals that
 everybody may read, one version at a time."""
 
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,14 +20,13 @@ CHIEF = {**WRITER, "sub": "supervisor-2"}
 
 
 @pytest.fixture
-def province(tmp_path: pathlib.Path, database_url: str) -> Iterator[County]:
+def province(opened: Callable[[str], County]) -> County:
     """The province's own node."""
-    opened = County(tmp_path, database_url, region="360000")
+    found = opened("360000")
     entry = {"jwks": "jwks.json", "highest_level": "PROVINCE"}
     known = [{"issuer": issuer(region), "region": region, **entry} for region in ("360000", REGION)]
-    write_issuers(opened, known)
-    yield opened
-    opened.close()
+    write_issuers(found, known)
+    return found
 
 
 def count(**fields: Any) -> dict[str, Any]:
