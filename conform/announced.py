@@ -20,7 +20,7 @@ from conform.notes import Notes
 from village.options.v1 import options_pb2
 
 WAIT_S = 10.0
-QUIET_S = 0.3
+QUIET_S, POLL_S = 0.3, 0.02
 _ABOUT = ("name", "etag")
 _RISING = (options_pb2.RISES_FULL, options_pb2.RISES_MASKED)
 Heard = tuple[str, dict[str, str], bytes]
@@ -66,7 +66,7 @@ class Listener:
             return
         self._ready.set()
         while not self._stop.is_set():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_S)
         await client.close()
 
     async def _hear(self, message: Any) -> None:
@@ -74,11 +74,13 @@ class Listener:
 
     def wait(self, names: set[str]) -> None:
         """Until all of these records were heard of and nothing more comes, or time is up."""
-        until, count = time.monotonic() + WAIT_S, -1
-        while time.monotonic() < until:
-            missing = names - {headers.get("ce-subject", "") for _, headers, _ in self.heard}
-            if not missing and count == len(self.heard):
+        until = time.monotonic() + WAIT_S
+        while names - {headers.get("ce-subject", "") for _, headers, _ in self.heard}:
+            if time.monotonic() > until:
                 return
+            time.sleep(POLL_S)
+        count = -1
+        while count != len(self.heard) and time.monotonic() < until:
             count = len(self.heard)
             time.sleep(QUIET_S)
 

@@ -162,6 +162,12 @@ class Method:
         """The field of the answer that holds what is listed."""
         return next((f for f in self.descriptor.output_type.fields if f.is_repeated), None)
 
+    @property
+    def pages(self) -> bool:
+        """Whether it takes and gives what pages need."""
+        asked = {"page_size", "page_token"} <= set(self.takes)
+        return asked and "next_page_token" in self.descriptor.output_type.fields_by_name
+
     @functools.cached_property
     def lists_what(self) -> Resource | None:
         """The resource that is listed."""

@@ -1,6 +1,7 @@
 """Where the checks ask: calls as somebody, with an eye on what every answer must be like, whatever it was
 asked for. Separate from the checks, each of which looks at what it asked for."""
 
+import dataclasses
 import datetime
 import re
 from collections.abc import Iterator
@@ -31,6 +32,19 @@ _BARE = (*FAULTS, "UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADL
 _AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED")
 
 
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """What was sent, and by whom; as text where somebody has to read it."""
+
+    request: Any
+    caller: Caller | None
+
+    def __str__(self) -> str:
+        raw = self.request
+        what = f"bytes {raw[:24].hex()}" if isinstance(raw, bytes) else shown(raw)
+        return f"{what} (as {self.caller or 'nobody'})"
+
+
 class Desk:
     """One run's way to the endpoint."""
 
@@ -49,7 +63,7 @@ class Desk:
             headers = {"authorization": f"Bearer {caller.token}", **headers}
         raw = request if isinstance(request, bytes) else request.SerializeToString()
         answer = self._target.ask(method.path, raw, headers, up=method.up, down=method.down)
-        sent = _sent(request, caller)
+        sent = Sent(request, caller)
         if not answer.ok:
             self._look_at_refusal(method, answer, sent)
         elif not method.down:
@@ -66,13 +80,13 @@ class Desk:
         if not holds and isinstance(answer, Answer) and answer.code in _AWAY:
             self.notes.not_run(rule, where, f"{answer.code}: {answer.text}")
             return False
-        said = sent if isinstance(sent, str) else _sent(sent, caller)
-        return self.notes.expect(holds, rule, where, sent=said, came=str(answer))
+        said = sent if isinstance(sent, str) else Sent(sent, caller)
+        return self.notes.expect(holds, rule, where, sent=said, came=answer)
 
     def unable(self, rule: str, method: Method, answer: Answer, sent: Any, caller: Caller | None) -> None:
         """Notes that what a rule needs was refused: a fault, or for the person who runs this to mend."""
         if answer.code in FAULTS:
-            self.notes.failed("fault", method.where, sent=_sent(sent, caller), came=str(answer))
+            self.notes.failed("fault", method.where, sent=Sent(sent, caller), came=str(answer))
         self.notes.not_run(rule, method.where, f"{method.name} was refused: {answer}")
 
     def got(self, method: Method, answer: Answer) -> Any:
@@ -82,10 +96,10 @@ class Desk:
         except DecodeError:
             return method.response()
 
-    def _look_at_refusal(self, method: Method, answer: Answer, sent: str) -> None:
+    def _look_at_refusal(self, method: Method, answer: Answer, sent: Sent) -> None:
         if answer.code in _BARE and not answer.details:
             return
-        where, came, expect = method.where, str(answer), self.notes.expect
+        where, came, expect = method.where, answer, self.notes.expect
         info = answer.detail(error_details_pb2.ErrorInfo)
         told = info is not None and bool(info.reason) and bool(info.domain)
         if expect(told, "error-info", where, sent=sent, came=f"{came} without ErrorInfo, or an empty one"):
@@ -102,7 +116,7 @@ class Desk:
             said = f"{came} with LocalizedMessage {text.message if text is not None else 'absent'!r}"
             expect(chinese, "chinese", where, sent=sent, came=said)
 
-    def _look_at_answer(self, method: Method, answer: Answer, sent: str) -> None:
+    def _look_at_answer(self, method: Method, answer: Answer, sent: Sent) -> None:
         try:
             message = method.response.FromString(answer.raw)
         except DecodeError:
@@ -142,11 +156,6 @@ def _past(text: str) -> bool:
         return False
     ahead = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
     return when.tzinfo is not None and when < ahead
-
-
-def _sent(request: Any, caller: Caller | None) -> str:
-    what = f"bytes {request[:24].hex()}" if isinstance(request, bytes) else shown(request)
-    return f"{what} (as {caller or 'nobody'})"
 
 
 def records(message: Message) -> Iterator[tuple[Any, declared.Resource]]:

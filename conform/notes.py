@@ -47,23 +47,24 @@ class Notes:
     def passed(self, rule: str, where: str) -> None:
         self._add(rule, where, PASSED)
 
-    def failed(self, rule: str, where: str, *, sent: str = "", came: str) -> None:
+    def failed(self, rule: str, where: str, *, sent: object = "", came: object) -> None:
         self._add(rule, where, FAILED, sent, came)
 
     def not_run(self, rule: str, where: str, why: str) -> None:
         self._add(rule, where, NOT_RUN, "", why)
 
-    def expect(self, holds: bool, rule: str, where: str, *, sent: str = "", came: str) -> bool:
-        """Passed or failed."""
+    def expect(self, holds: bool, rule: str, where: str, *, sent: object = "", came: object) -> bool:
+        """Passed or failed. `sent` and `came` are made text of when it failed only."""
         self._add(rule, where, PASSED if holds else FAILED, sent, came)
         return holds
 
-    def _add(self, rule: str, where: str, result: str, sent: str = "", came: str = "") -> None:
+    def _add(self, rule: str, where: str, result: str, sent: object = "", came: object = "") -> None:
         if not self.wants(rule):
             return
         before = self._kept.get((rule, where))
         if before is None or _WEIGHT[before.result] < _WEIGHT[result]:
-            self._kept[rule, where] = Note(rules.BY_NAME[rule], where, result, sent, came)
+            said = ("", "") if result == PASSED else (str(sent), str(came))
+            self._kept[rule, where] = Note(rules.BY_NAME[rule], where, result, *said)
 
     def __iter__(self) -> Iterator[Note]:
         return iter(self._kept.values())

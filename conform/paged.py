@@ -15,7 +15,7 @@ NO_FIELD = "no_such_field_of_it"
 LARGEST = 2**31 - 1
 MOST_WALKED = 2000
 TRIES = 2
-_RULES = ("page-size", "page-token", "page-binding", "page-walk", "filter", "order-by")
+RULES = ("page-size", "page-token", "page-binding", "page-walk", "filter", "order-by")
 
 
 def check(desk: Desk, method: Method) -> None:
@@ -34,14 +34,14 @@ def check(desk: Desk, method: Method) -> None:
         return
     answer = desk.ask(method, request, caller)
     if not answer.ok:
-        for rule in _RULES:
+        for rule in RULES:
             desk.unable(rule, method, answer, request, caller)
         return
     List(desk, method, caller, request).check()
 
 
 def _skip(desk: Desk, method: Method, why: str) -> None:
-    for rule in _RULES:
+    for rule in RULES:
         desk.notes.not_run(rule, method.where, why)
 
 

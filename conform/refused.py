@@ -12,6 +12,9 @@ from conform.declared import Method
 from conform.desk import Desk
 from village.options.v1 import options_pb2
 
+OF_EVERY_REFUSAL = ("error-info", "reason", "details", "chinese")
+"""Rules that all refusals are held to, whatever they are for."""
+RULES = ("token", "role", "permission-first", "region", "bytes", "validation", "not-found", *OF_EVERY_REFUSAL)
 _BROKEN = b"\x0a\x7f"
 """A first field that says it is 127 bytes long, and ends."""
 _NOT_UTF_8 = b"\x0a\x02\xff\xfe"
@@ -26,16 +29,26 @@ def check(desk: Desk, method: Method) -> None:
         request, why = method.request(), str(fault)
         if method.place[0]:
             setattr(request, method.place[0], desk.maker.place(method))
-    _strangers(desk, method, request)
-    _kept_out(desk, method, request, whole=not why)
-    _elsewhere(desk, method, request, caller)
+
+    def wants(*rules: str) -> bool:
+        return desk.notes.wants(*rules, *OF_EVERY_REFUSAL)
+
+    if wants("token"):
+        _strangers(desk, method, request)
+    if wants("role", "permission-first"):
+        _kept_out(desk, method, request, whole=not why)
+    if wants("region"):
+        _elsewhere(desk, method, request, caller)
     if caller is None:
         for rule in ("bytes", "validation"):
             desk.notes.not_run(rule, method.where, _nobody(method))
         return
-    _bytes(desk, method, caller)
-    _not_found(desk, method, caller)
-    _validation(desk, method, request, caller, why)
+    if wants("bytes"):
+        _bytes(desk, method, caller)
+    if wants("not-found"):
+        _not_found(desk, method, caller)
+    if wants("validation"):
+        _validation(desk, method, request, caller, why)
 
 
 def _nobody(method: Method) -> str:

@@ -78,11 +78,9 @@ class Maker:
     """Makes requests about a region. `known`: names of records that there are, by type; `given`: requests
     by the method's name, in the protobuf JSON mapping, where what is stated does not say enough."""
 
-    def __init__(
-        self, region: str, division: str, known: dict[str, str], given: Mapping[str, Any], seed: int = 0
-    ) -> None:
+    def __init__(self, region: str, division: str, known: dict[str, str], given: Mapping[str, Any]) -> None:
         self.region, self.division, self.known, self._given = region, division, known, given
-        self._draw = random.Random(seed)  # noqa: S311 - texts and codes of no meaning
+        self._draw = random.Random()  # noqa: S311 - codes of no meaning, other ones in each run
         self._now = int(datetime.datetime.now(datetime.UTC).timestamp())
         self._places = (
             f"regions/{region}", division, division[:9], region, uscc(region), f"{region}19900307001X",

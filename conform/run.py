@@ -88,7 +88,7 @@ def _ask(plan: Plan, domain: declared.Domain, notes: Notes) -> None:
         _skip(notes, domain, NEEDS_WRITE if plan.tokens else NEEDS_TOKENS, rules.WRITES)
     if not (plan.tokens and plan.write and plan.nats):
         _skip(notes, domain, NEEDS_BROKER if plan.tokens and plan.write else NEEDS_WRITE, rules.EVENTS)
-    if plan.tokens:
+    if plan.tokens and notes.wants(*(rule.name for rule in rules.RULES if rule.needs == rules.READS)):
         _look_up(desk, known)
         _read(plan, desk)
 
@@ -127,10 +127,6 @@ def _look_up(desk: Desk, known: dict[str, str]) -> None:
                 known[resource.type] = known[str(resource.stated.plural)] = record.name
 
 
-_REFUSED = ("token", "role", "permission-first", "region", "bytes", "validation", "not-found", "error-info",
-            "reason", "details", "chinese")  # fmt: skip
-
-
 def _read(plan: Plan, desk: Desk) -> None:
     """Methods that read; others, too, where it may be written, because who does not refuse does."""
     for method in desk.domain.methods:
@@ -141,10 +137,11 @@ def _read(plan: Plan, desk: Desk) -> None:
             for rule in ("token", "role", "region", "bytes", "validation"):
                 desk.notes.not_run(rule, method.where, NEEDS_WRITE)
             continue
-        if desk.notes.wants(*_REFUSED):
+        if desk.notes.wants(*refused.RULES):
             refused.check(desk, method)
         if method.lists:
-            paged.check(desk, method)
+            if desk.notes.wants(*paged.RULES, "names", "masked", "told", "fault"):
+                paged.check(desk, method)
         elif method.reads and not method.down and not method.up:
             _good(desk, method)
 

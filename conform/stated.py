@@ -1,5 +1,6 @@
 """The rules of the contract, which need no call: they look at what reflection gave."""
 
+import collections
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -32,11 +33,14 @@ def check(domain: Domain, notes: Notes) -> None:
         _comments(file, notes)
     for method in domain.methods:
         _method(domain, method, notes)
+    alike = collections.defaultdict(list)
+    for event in domain.events.values():
+        alike[_kind(event), event.verb].append(event.descriptor.name)
     for message in domain.messages():
         if message.GetOptions().HasExtension(resource_pb2.resource):
             _resource(domain, message, notes)
         if message.GetOptions().HasExtension(options_pb2.event):
-            _event(domain, message, notes)
+            _event(message, alike, notes)
     _reasons(domain, notes)
     if not any(e.descriptor.file.package == domain.package for e in domain.events.values()):
         notes.not_run("events", domain.package, "reflection shows no event of the package")
@@ -137,17 +141,13 @@ def _resource(domain: Domain, message: Descriptor, notes: Notes) -> None:
     _loose(message, notes)
 
 
-def _event(domain: Domain, message: Descriptor, notes: Notes) -> None:
+def _event(message: Descriptor, alike: dict[tuple[str, str], list[str]], notes: Notes) -> None:
     event, wrong = declared.Event(message), []
     if event.resource is None:
         wrong.append("its first field is no resource")
     if not re.fullmatch(r"[a-z]+(_[a-z]+)*", event.verb):
         wrong.append(f"its verb is {event.verb!r}")
-    twins = [
-        other.descriptor.name for other in domain.events.values()
-        if (_kind(other), other.verb) == (_kind(event), event.verb)
-        and other.descriptor.full_name != message.full_name
-    ]  # fmt: skip
+    twins = [n for n in alike[_kind(event), event.verb] if n != message.name]
     if event.resource is not None and twins:
         wrong.append(f"{', '.join(twins)} has its verb too")
     notes.expect(not wrong, "events", message.name, came=", ".join(wrong))

@@ -145,14 +145,14 @@ class Writer:
         """The records that a List gives in one page; None when it gives no whole list."""
         listing = self._method_of_list(plural)
         caller = self._desk.callers.may(listing) if listing is not None else None
-        if listing is None or caller is None or listing.listed is None or "page_size" not in listing.takes:
+        if listing is None or caller is None or listing.listed is None or not listing.pages:
             return None
         request = listing.request(parent=f"regions/{self._desk.maker.region}", page_size=500)
         answer = self._desk.ask(listing, request, caller)
-        message = self._desk.got(listing, answer)
-        if not answer.ok or getattr(message, "next_page_token", ""):
+        message: Any = self._desk.got(listing, answer)
+        if not answer.ok or message.next_page_token:
             return None
-        return {getattr(r, "name", ""): r for r in getattr(message, str(listing.listed.name))}
+        return {record.name: record for record in getattr(message, listing.listed.name)}
 
     def _method_of_list(self, plural: str) -> Method | None:
         return next(

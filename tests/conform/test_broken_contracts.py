@@ -1,16 +1,18 @@
 """Contracts that break one rule each, as a server reflects them: found by that rule alone, without a call."""
 
+import concurrent.futures
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 from google.api import annotations_pb2, field_behavior_pb2, resource_pb2
 from google.protobuf import descriptor_pb2
+from grpc_reflection.v1alpha import reflection
 
 from conform import notes, run, target
 from tests.conform import broken
-from tests.conform.served import Served
 from tests.county import REGION
 from village.options.v1 import options_pb2
 
@@ -20,10 +22,15 @@ OUTPUT_ONLY = field_behavior_pb2.OUTPUT_ONLY
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    found = Served(tmp_path_factory.mktemp("contracts"))
-    yield found
-    found.close()
+def reflected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that only describes itself; its address."""
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    reflection.enable_server_reflection((broken.SHOWN,), server)
+    address = f"unix:{tmp_path_factory.mktemp('contracts')}/s"
+    assert server.add_insecure_port(address)
+    server.start()
+    yield address
+    server.stop(0).wait()
 
 
 def message(file: File, name: str) -> Any:
@@ -195,26 +202,27 @@ FAULTS: dict[str, tuple[str, str, Callable[[File], None]]] = {
 }
 
 
-def looked_at(served: Served, folder: pathlib.Path, name: str = "", redeclare: Any = None) -> notes.Notes:
+def looked_at(reflected: str, folder: pathlib.Path, name: str = "", redeclare: Any = None) -> notes.Notes:
     def altered(file: File) -> None:
         if file.name == name:
             redeclare(file)
 
-    server = broken.Broken(folder, served.address, redeclare=altered)
+    server = broken.Broken(folder, reflected, redeclare=altered)
     try:
         return run.run(run.Plan(target=target.Target(server.address), region=REGION))
     finally:
         server.close()
 
 
-def test_a_good_contract_passes(served: Served, tmp_path: pathlib.Path) -> None:
-    found = looked_at(served, tmp_path)
+def test_a_good_contract_passes(reflected: str, tmp_path: pathlib.Path) -> None:
+    found = looked_at(reflected, tmp_path)
     assert found.of(notes.FAILED) == []
-    assert {rule for rule, _, _ in FAULTS.values()} - {n.rule.name for n in found.of(notes.PASSED)} == {"comments"}
+    passed = {note.rule.name for note in found.of(notes.PASSED)}
+    assert {rule for rule, _, _ in FAULTS.values()} - passed == {"comments"}
 
 
 @pytest.mark.parametrize("what", FAULTS)
-def test_is_found_by_its_rule_alone(served: Served, tmp_path: pathlib.Path, what: str) -> None:
+def test_is_found_by_its_rule_alone(reflected: str, tmp_path: pathlib.Path, what: str) -> None:
     rule, name, redeclare = FAULTS[what]
-    failed = looked_at(served, tmp_path, name, redeclare).of(notes.FAILED)
+    failed = looked_at(reflected, tmp_path, name, redeclare).of(notes.FAILED)
     assert {note.rule.name for note in failed} == {rule}, "\n".join(map(str, failed))

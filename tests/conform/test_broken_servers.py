@@ -3,7 +3,7 @@
 import pathlib
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,14 +15,6 @@ from tests.conform import broken
 from tests.conform.broken import Call, Reply, honest
 from tests.conform.served import Served
 from tests.county import REGION
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    found = Served(tmp_path_factory.mktemp("conform"))
-    found.file(8)
-    yield found
-    found.close()
 
 
 def checked(served: Served, folder: pathlib.Path, alter: broken.Alter = honest, **plan: Any) -> notes.Notes:
