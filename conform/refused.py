@@ -156,7 +156,7 @@ def _not_found(desk: Desk, method: Method, caller: Any) -> None:
     if "*" in method.place[1] and requests.NOBODY not in request.name:
         desk.notes.not_run("not-found", method.where, "there is one record of it only")
         return
-    if requests.wrong(request):
+    if desk.maker.wrong(request):
         desk.notes.not_run("not-found", method.where, f"{request.name} is no name that its contract takes")
         return
     answer = desk.ask(method, request, caller)
@@ -172,11 +172,11 @@ def _validation(desk: Desk, method: Method, request: Any, caller: Any, why: str)
     if method.up:
         desk.notes.not_run("validation", method.where, "it takes a stream")
         return
-    for path, rule, changed in requests.broken(method, request):
+    for path, rule, changed in desk.maker.broken(method, request):
         if path == "page_size":
             continue  # which has a rule of its own
         answer = desk.ask(method, changed, caller)
-        named = {p for p, _, _ in requests.wrong(changed)}
+        named = {p for p, _, _ in desk.maker.wrong(changed)}
         right = answer.code == "INVALID_ARGUMENT" and not named.isdisjoint(answer.fields)
         at = f"{path or '(whole)'} ({rule})"
         desk.expect(right, "validation", method, answer, sent=changed, caller=caller, at=at)

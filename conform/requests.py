@@ -43,19 +43,10 @@ PLANTED = {
 }
 """What stands in personal fields, so that it can be looked for where it may not be."""
 _USCC, _WEIGHTS = "0123456789ABCDEFGHJKLMNPQRTUWXY", [pow(3, i, 31) for i in range(17)]
-_validator = protovalidate.Validator()
 
 
 class CannotBeMade(Exception):  # noqa: N818
     """No request can be made that the contract takes; the text says what is wrong with the best one."""
-
-
-def wrong(message: Message) -> list[tuple[str, str, str]]:
-    """(path, rule, text) of everything that the contract does not take in a message."""
-    return [
-        (_path(v.proto.field), v.proto.rule_id, v.proto.message)
-        for v in _validator.collect_violations(message)
-    ]
 
 
 def _path(field: Any) -> str:
@@ -80,11 +71,22 @@ class Maker:
 
     def __init__(self, region: str, division: str, known: dict[str, str], given: Mapping[str, Any]) -> None:
         self.region, self.division, self.known, self._given = region, division, known, given
+        self._validator = (
+            protovalidate.Validator()
+        )  # it remembers messages by their names: one for a contract
         self._draw = random.Random()  # noqa: S311 - codes of no meaning, other ones in each run
         self._now = int(datetime.datetime.now(datetime.UTC).timestamp())
         self._places = (
             f"regions/{region}", division, division[:9], region, uscc(region), f"{region}19900307001X",
         )  # fmt: skip
+
+    def wrong(self, message: Message) -> list[tuple[str, str, str]]:
+        """(path, rule, text) of everything that the contract does not take in a message."""
+        try:
+            found = self._validator.collect_violations(message)
+        except protovalidate.CompilationError as fault:
+            return [("", "buf.validate", f"the rules cannot be read: {fault}")]
+        return [(_path(v.proto.field), v.proto.rule_id, v.proto.message) for v in found]
 
     def good(self, method: Method, *, more: bool = False) -> Any:
         """A request that its contract takes. `more`: with personal fields that it need not have."""
@@ -99,11 +101,27 @@ class Maker:
             self._clear_update(method, made)
         if (named := method.place[0]) and not (method.name in self._given and getattr(made, named)):
             setattr(made, named, self.place(method))
-        faults = [] if method.updates else wrong(made)
+        faults = [] if method.updates else self.wrong(made)
         if faults:
             path, _, why = faults[0]
             raise CannotBeMade(f"no request can be made: {path}: {why}; give one with --samples")
         return made
+
+    def broken(self, method: Method, good: Any) -> Iterator[tuple[str, str, Any]]:
+        """(path, rule, request): a good request with one rule of one field broken, each rule once. What a
+        caller may not set is left alone, and so is the record in a change of a part of it."""
+        seen: set[tuple[str, str]] = {(path, rule) for path, rule, _ in self.wrong(good)}
+        spared = method.given.name if method.updates and method.given is not None else ""
+        for change in _changes(good, (), spared):
+            request = type(good)()
+            request.CopyFrom(good)
+            change(request)
+            found = self.wrong(request)
+            for path, rule, _ in found:
+                if (path, rule) not in seen and path.partition(".")[0] != spared:
+                    seen.add((path, rule))
+                    yield path, rule, request
+                    break
 
     def place(self, method: Method, *, of: str = NOBODY, region: str = "") -> str:
         """The name or parent that a method is about; with an id of nobody's where no record is known."""
@@ -129,6 +147,8 @@ class Maker:
             return
         chosen = {group.fields[0].name for group in of.oneofs if len(group.fields) > 1}
         for field in of.fields:
+            if _is_map(field):
+                continue
             if _SET_BY_SERVICE & set(field.GetOptions().Extensions[_BEHAVIOR]):
                 continue
             if not _needed(field, depth) and field.name not in chosen and not (more and _personal(field)):
@@ -190,10 +210,13 @@ class Maker:
             least = max(rules.min_len, rules.len, 1)
             most = rules.len or (rules.max_len if rules.HasField("max_len") else 0) or len(text)
             return text.ljust(least, "字")[: max(most, least)]
-        for place in (*self._places, *PLANTED.values()):
-            if re.search(rules.pattern, place):
-                return place
-        found = self._matching(_parser.parse(rules.pattern))
+        try:
+            for place in (*self._places, *PLANTED.values()):
+                if re.search(rules.pattern, place):
+                    return place
+            found = self._matching(_parser.parse(rules.pattern))
+        except re.error:  # RE2 has what Python's have not, such as \p{Han}
+            return PLANTED[options_pb2.PERSONAL_NAME]
         return re.sub(r"^regions/\d{6}", f"regions/{self.region}", found)
 
     def _matching(self, parsed: Any) -> str:
@@ -220,6 +243,10 @@ class Maker:
             elif name in ("ANY", "NOT_LITERAL"):
                 text += "a"
         return text
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 def _needed(field: FieldDescriptor, depth: int) -> bool:
@@ -250,23 +277,6 @@ def _number(rules: Any) -> Any:
     return one if high is None or one <= high else high if low is None else (low + high) / 2
 
 
-def broken(method: Method, good: Any) -> Iterator[tuple[str, str, Any]]:
-    """(path, rule, request): a good request with one rule of one field broken, each rule once. What a caller
-    may not set is left alone, and so is the record in a change of a part of it."""
-    seen: set[tuple[str, str]] = {(path, rule) for path, rule, _ in wrong(good)}
-    spared = method.given.name if method.updates and method.given is not None else ""
-    for change in _changes(good, (), spared):
-        request = type(good)()
-        request.CopyFrom(good)
-        change(request)
-        found = wrong(request)
-        for path, rule, _ in found:
-            if (path, rule) not in seen and path.partition(".")[0] != spared:
-                seen.add((path, rule))
-                yield path, rule, request
-                break
-
-
 def _changes(message: Any, way: tuple[Any, ...], spared: str) -> Iterator[Any]:
     """Functions that change one field of a message that stands at `way` in a request."""
     of: Descriptor = message.DESCRIPTOR
@@ -276,7 +286,7 @@ def _changes(message: Any, way: tuple[Any, ...], spared: str) -> Iterator[Any]:
         rules, behaviors = (
             field.GetOptions().Extensions[validate_pb2.field], field.GetOptions().Extensions[_BEHAVIOR]
         )  # fmt: skip
-        if field.name == spared or _SET_BY_SERVICE & set(behaviors):
+        if field.name == spared or _is_map(field) or _SET_BY_SERVICE & set(behaviors):
             continue
         if rules.ByteSize() or of.oneofs:
             for value in _values(field, rules):

@@ -21,6 +21,8 @@ TIMEOUT_S = 15.0
 OURS = ("google/", "buf/validate/", "village/options/")
 """Files that are taken as they are known here: annotations are read with ours."""
 BUSY, WAITS = grpc.StatusCode.RESOURCE_EXHAUSTED, 20
+GONE, SILENCES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"), 5
+"""After so many calls one after the other that nobody answered, there is no endpoint any more."""
 _DETAILS = {
     cls.DESCRIPTOR.full_name: cls
     for cls in (
@@ -81,7 +83,7 @@ class Target:
 
     def __init__(self, address: str, ca: bytes | None = None) -> None:
         plain = address.removeprefix("http://").removeprefix("https://").rstrip("/")
-        self.address = address
+        self.address, self._silent = address, 0
         self._channel = (
             grpc.secure_channel(plain, grpc.ssl_channel_credentials(ca))
             if address.startswith("https://")
@@ -150,6 +152,9 @@ class Target:
             if not busy:
                 break
             time.sleep(busy)
+        self._silent = self._silent + 1 if answer.code in GONE and not answer.details else 0
+        if self._silent >= SILENCES:
+            raise Unreachable(f"{self.address} does not answer any more: {answer}")
         return answer
 
     def _ask(self, path: str, raw: bytes, metadata: Any, *, up: bool, down: bool) -> tuple[Answer, float]:

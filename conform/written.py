@@ -1,6 +1,7 @@
 """What writes: creating, repeating, what a caller may not set, and etags. Records stay behind, so that
 this is done on leave only; what is changed is what the run itself created."""
 
+import contextlib
 import uuid
 from typing import Any
 
@@ -95,7 +96,8 @@ class Writer:
         self._set_by_caller(method, caller, plural)
         if self._notes.wants("page-walk") and self._method_of_list(plural) is not None:
             for _ in range(MORE):
-                self._desk.ask(method, self._made(method, more=False), caller)
+                with contextlib.suppress(requests.CannotBeMade):
+                    self._desk.ask(method, self._made(method, more=False), caller)
 
     def _stands(self, method: Method, caller: Caller, request: Any, record: Any, plural: str) -> bool:
         """Whether a record lies where it was put, and can be read again."""
@@ -133,7 +135,7 @@ class Writer:
         if more:
             came = f"the same answer, and {', '.join(more)} beside it"
         self._desk.expect(same and not more, "request-id", method, came, sent=request, caller=caller)
-        other = _another(request, method)
+        other = _another(self._desk.maker, request, method)
         if other is None:
             self._notes.not_run("request-id-reuse", method.where, "there is no field to send otherwise")
             return
@@ -158,7 +160,7 @@ class Writer:
         return next(
             (
                 m for m in self._desk.domain.methods
-                if m.lists and m.place[1] == "regions/*"
+                if m.lists and m.place == ("parent", "regions/*")
                 and (of := m.lists_what) is not None and of.stated.plural == plural
             ), None,
         )  # fmt: skip
@@ -217,7 +219,7 @@ class Writer:
         request.name = made[0].name
         for stale in STALE:
             request.etag = stale
-            if not any(path == "etag" for path, _, _ in requests.wrong(request)):
+            if not any(path == "etag" for path, _, _ in self._desk.maker.wrong(request)):
                 break
         answer = self._desk.ask(method, request, caller)
         ignored = answer.ok or (answer.code == "INVALID_ARGUMENT" and "etag" in answer.fields)
@@ -257,7 +259,7 @@ def _fill_output_only(record: Any) -> list[str]:
     return filled
 
 
-def _another(request: Any, method: Method) -> Any:
+def _another(maker: requests.Maker, request: Any, method: Method) -> Any:
     """The same request with one field of what is given otherwise, and still as its contract wants; None
     where there is none."""
     assert method.given is not None
@@ -277,6 +279,6 @@ def _another(request: Any, method: Method) -> Any:
             setattr(given, field.name, value + 1)
         else:
             continue
-        if not requests.wrong(other):
+        if not maker.wrong(other):
             return other
     return None

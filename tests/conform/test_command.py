@@ -67,7 +67,7 @@ def test_says_what_was_found_and_how_to_mend_it(typed: Typed, tmp_path: pathlib.
     said = typed("--junit", str(file))
     assert said.exit_code == 1
     rule = rules.BY_NAME["page-size"]
-    for part in ("FAILED  page-size  ReportService.ListReports", "page_size: -1", "came  OK", "(as KA of 360423)",
+    for part in ("FAILED  page-size  ReportService.ListReports", "page_size: -1", "came  OK", "(as KA of ",
                  rule.demands, rule.stands, rule.mend):  # fmt: skip
         assert part in said.output
     root = ElementTree.fromstring(file.read_bytes())
