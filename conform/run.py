@@ -75,15 +75,13 @@ def _ask(plan: Plan, domain: declared.Domain, notes: Notes) -> None:
     if plan.tokens and plan.write:
         if plan.nats:
             with announced.Listener(plan.nats, plan.region, domain.name) as listener:
-                writer.create()
+                _write(writer, notes)
                 wanted = announced.expected(domain, writer.created)
                 listener.wait(wanted)
                 heard = list(listener.heard)
             announced.check(domain, notes, heard, wanted)
         else:
-            writer.create()
-        if notes.wants("etag"):
-            writer.etags()
+            _write(writer, notes)
     else:
         _skip(notes, domain, NEEDS_WRITE if plan.tokens else NEEDS_TOKENS, rules.WRITES)
     if not (plan.tokens and plan.write and plan.nats):
@@ -101,6 +99,14 @@ def _introduce(desk: Desk) -> None:
         answer = desk.ask(asked, asked.request(), caller)
         if answer.code == "UNAUTHENTICATED":
             raise CannotRun(f"the endpoint does not take the token of {caller}: {answer.text}")
+
+
+def _write(writer: written.Writer, notes: Notes) -> None:
+    writer.create()
+    if notes.wants("etag"):
+        writer.etags()
+    if notes.wants("request-id"):
+        writer.verbs()
 
 
 def _skip(notes: Notes, domain: declared.Domain, why: str, needs: str) -> None:

@@ -18,6 +18,8 @@ _RULES = ("create", "output-only", "request-id", "request-id-reuse")
 SENTINEL = "conform-set-by-caller"
 MORE = 2
 """How many more records are made of what is listed, so that there is an order to be kept."""
+TRIES = 2
+"""On how many records a verb is tried that the first one's state does not allow."""
 STALE = ("none-such", "999999999")
 """Etags that no record has."""
 
@@ -227,6 +229,40 @@ class Writer:
             self._desk.expect(not ignored, "etag", method, answer, sent=request, caller=caller)
         else:
             self._desk.unable("etag", method, answer, request, caller)
+
+    def verbs(self) -> None:
+        """Every verb and change, on a record of the run, and the same again: its state has moved by then."""
+        for method in self._desk.domain.methods:
+            if method.reads or method.creates or not {"request_id", "name"} <= set(method.takes):
+                continue
+            if method.up or method.down or method.of_nodes:
+                continue
+            self._verb(method)
+
+    def _verb(self, method: Method) -> None:
+        where, caller = method.where, self._desk.callers.may(method)
+        made = self.created.get((method.place[1].split("/")[-2:-1] or [""])[0], [])
+        if caller is None or not made:
+            why = "no token may call it" if caller is None else "no record of its kind could be created"
+            self._notes.not_run("request-id", where, why)
+            return
+        try:
+            request = self._made(method, more=False)
+        except requests.CannotBeMade as fault:
+            self._notes.not_run("request-id", where, str(fault))
+            return
+        for record in made[:TRIES]:
+            request.name = record.name
+            first = self._desk.ask(method, request, caller)
+            if first.ok:
+                break
+        if not first.ok:
+            self._desk.unable("request-id", method, first, request, caller)
+            return
+        again = self._desk.ask(method, request, caller)
+        same = again.ok and self._desk.got(method, again) == self._desk.got(method, first)
+        came = "another answer" if again.ok else str(again)
+        self._desk.expect(same, "request-id", method, came, sent=request, caller=caller)
 
 
 def _settable(record: Any) -> Any:

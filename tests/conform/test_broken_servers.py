@@ -184,15 +184,16 @@ def ignores_etags(call: Call) -> Reply:
     return reply
 
 
-def forgets_what_it_answered() -> broken.Alter:
-    """A server that makes a second record of a repeated request."""
+def forgets_what_it_answered(name: str = "FileReport") -> broken.Alter:
+    """A server that does a repeated request again."""
     seen = set[bytes]()
 
     def alter(call: Call) -> Reply:
-        repeated = call.name == "FileReport" and call.raw in seen and call.headers
-        seen.add(call.raw)
-        if not repeated:
-            return call.on()
+        if call.name != name or call.raw not in seen:
+            reply = call.on()
+            if reply.status is None:
+                seen.add(call.raw)
+            return reply
         request = call.request
         request.request_id = str(uuid.uuid4())
         return call.on(request)
@@ -336,6 +337,7 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "lets strangers": ("token", lambda served: lets_anybody(served, "ListReports", 16)),
     "ignores etags": ("etag", ignores_etags),
     "makes a second record of a repeated request": ("request-id", forgets_what_it_answered()),
+    "takes a verb twice": ("request-id", forgets_what_it_answered("AcceptReport")),
     "makes a second record in secret": ("request-id", makes_a_second_one_in_secret()),
     "takes a request_id for another request": ("request-id-reuse", answers_another_request),
     "does not validate one field": ("validation", skips_a_field),

@@ -1,13 +1,20 @@
 """`villagemesh conform` as a person types it: what it prints and writes, how it ends, and what it sends."""
 
+import concurrent.futures
+import datetime
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
+import grpc
 import pytest
 from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_reflection.v1alpha import reflection
 
 from cli import conform as command
 from cli import main
@@ -107,6 +114,38 @@ def test_sends_the_samples_it_is_given(typed: Typed, tmp_path: pathlib.Path) -> 
     filed = [call.request for call in typed.seen if call.name == "FileReport" and call.raw[:2] != b"\x0a\x7f"
              and b"\xff\xfe" not in call.raw]  # fmt: skip
     assert any(request.report.description == "公厕缺水" for request in filed)
+
+
+def certificate() -> tuple[bytes, bytes]:
+    """A key and a certificate of localhost's, signed by itself, in PEM."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return secret, made.public_bytes(pem)
+
+
+def test_reaches_an_endpoint_by_tls(tmp_path: pathlib.Path) -> None:
+    secret, public = certificate()
+    (tmp_path / "ca.pem").write_bytes(public)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    reflection.enable_server_reflection((broken.SHOWN,), server)
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(secret, public)]))
+    server.start()
+    words = ["conform", f"https://localhost:{port}", "--region", REGION]
+    try:
+        trusted = CliRunner().invoke(main.main, [*words, "--ca", str(tmp_path / "ca.pem")])
+        assert trusted.exit_code == 0, trusted.output
+        assert CliRunner().invoke(main.main, words).exit_code == 2, "whom nobody vouches for"
+    finally:
+        server.stop(0).wait()
 
 
 class TestRefusesToRun:
