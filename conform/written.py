@@ -18,6 +18,8 @@ _RULES = ("create", "output-only", "request-id", "request-id-reuse")
 SENTINEL = "conform-set-by-caller"
 MORE = 2
 """How many more records are made of what is listed, so that there is an order to be kept."""
+PAGES = 10
+"""How many pages of 500 are looked through for a second record."""
 TRIES = 2
 """On how many records a verb is tried that the first one's state does not allow."""
 STALE = ("none-such", "999999999")
@@ -146,17 +148,23 @@ class Writer:
         self._desk.expect(right, "request-id-reuse", method, answer, sent=other, caller=caller)
 
     def _names(self, plural: str) -> dict[str, Any] | None:
-        """The records that a List gives in one page; None when it gives no whole list."""
+        """The records that a List gives in a few pages; None when that is not the whole list."""
         listing = self._method_of_list(plural)
         caller = self._desk.callers.may(listing) if listing is not None else None
         if listing is None or caller is None or listing.listed is None or not listing.pages:
             return None
         request = listing.request(parent=f"regions/{self._desk.maker.region}", page_size=500)
-        answer = self._desk.ask(listing, request, caller)
-        message: Any = self._desk.got(listing, answer)
-        if not answer.ok or message.next_page_token:
-            return None
-        return {record.name: record for record in getattr(message, listing.listed.name)}
+        found: dict[str, Any] = {}
+        for _ in range(PAGES):
+            answer = self._desk.ask(listing, request, caller)
+            message: Any = self._desk.got(listing, answer)
+            if not answer.ok:
+                return None
+            found.update((record.name, record) for record in getattr(message, listing.listed.name))
+            request.page_token = message.next_page_token
+            if not request.page_token:
+                return found
+        return None
 
     def _method_of_list(self, plural: str) -> Method | None:
         return next(
