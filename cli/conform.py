@@ -50,7 +50,8 @@ def conform(
         )  # fmt: skip
         found = run.run(plan)
     except (
-        run.CannotRun, run.Unreachable, callers.BadTokens, announced.NoBroker, directory.BadNode, ValueError
+        run.CannotRun, target.Unreachable, callers.BadTokens, announced.NoBroker,
+        directory.BadNode, ValueError
     ) as fault:  # fmt: skip
         _cannot(str(fault))
     finally:

@@ -222,10 +222,6 @@ class Domain:
     def package(self) -> str:
         return f"village.{self.name}.v1"
 
-    def of_type(self, kind: str) -> Resource | None:
-        """The resource of that type, as in `habitat.village/Report`."""
-        return next((r for r in self.resources.values() if r.type == kind), None)
-
     def messages(self) -> Iterator[Descriptor]:
         """Those of the package."""
         return (r for r in self._all if r.file.package == self.package)

@@ -7,7 +7,7 @@ from typing import Any
 from conform import announced, callers, declared, paged, refused, requests, rules, stated, written
 from conform.desk import Desk
 from conform.notes import Notes
-from conform.target import Target, Unreachable
+from conform.target import Target
 
 NEEDS_WRITE = "it would write; allow that with --write"
 NEEDS_TOKENS = "no token was given"
@@ -85,7 +85,8 @@ def _ask(plan: Plan, domain: declared.Domain, notes: Notes) -> None:
     else:
         _skip(notes, domain, NEEDS_WRITE if plan.tokens else NEEDS_TOKENS, rules.WRITES)
     if not (plan.tokens and plan.write and plan.nats):
-        _skip(notes, domain, NEEDS_BROKER if plan.tokens and plan.write else NEEDS_WRITE, rules.EVENTS)
+        why = NEEDS_BROKER if plan.write else NEEDS_WRITE
+        _skip(notes, domain, why if plan.tokens else NEEDS_TOKENS, rules.EVENTS)
     if plan.tokens and notes.wants(*(rule.name for rule in rules.RULES if rule.needs == rules.READS)):
         _look_up(desk, known)
         _read(plan, desk)
@@ -166,6 +167,3 @@ def _good(desk: Desk, method: declared.Method) -> None:
     answer = desk.ask(method, request, caller)
     if not answer.ok:
         desk.unable("names", method, answer, request, caller)
-
-
-__all__ = ["CannotRun", "Plan", "Unreachable", "region_of", "run"]

@@ -135,6 +135,8 @@ class Target:
             try:
                 for raw in ask(iter([request.SerializeToString()]), timeout=TIMEOUT_S):
                     return reflection_pb2.ServerReflectionResponse.FromString(raw)
+            except DecodeError:
+                raise Unreachable(f"what {self.address} answers to reflection cannot be read") from None
             except grpc.RpcError as fault:
                 last = fault
                 if fault.code() != grpc.StatusCode.UNIMPLEMENTED:

@@ -16,6 +16,8 @@ from conform.target import Answer
 
 _RULES = ("create", "output-only", "request-id", "request-id-reuse")
 SENTINEL = "conform-set-by-caller"
+OWNER = {"x-village-read": "owner"}
+"""What was just written is asked of who wrote it: a copy may not have it yet."""
 MORE = 2
 """How many more records are made of what is listed, so that there is an order to be kept."""
 PAGES = 10
@@ -115,7 +117,7 @@ class Writer:
             return True
         asked = get.request()
         asked.name = record.name
-        answer = self._desk.ask(get, asked, reader)
+        answer = self._desk.ask(get, asked, reader, **OWNER)
         same = answer.ok and self._desk.got(get, answer).name == record.name
         came = str(answer) if not answer.ok else f"a record named {self._desk.got(get, answer).name!r}"
         return self._desk.expect(
@@ -156,7 +158,7 @@ class Writer:
         request = listing.request(parent=f"regions/{self._desk.maker.region}", page_size=500)
         found: dict[str, Any] = {}
         for _ in range(PAGES):
-            answer = self._desk.ask(listing, request, caller)
+            answer = self._desk.ask(listing, request, caller, **OWNER)
             message: Any = self._desk.got(listing, answer)
             if not answer.ok:
                 return None
@@ -180,7 +182,8 @@ class Writer:
         after = self._names(plural)
         if before is None or after is None:
             return []
-        return [name for name, r in after.items() if name not in before and _settable(r) == _settable(record)]
+        others = after.keys() - before.keys() - {record.name}
+        return sorted(name for name in others if _settable(after[name]) == _settable(record))
 
     def _set_by_caller(self, method: Method, caller: Caller, plural: str) -> None:
         """Another record, with every field set that is not the caller's."""
