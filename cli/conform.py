@@ -4,6 +4,7 @@ was found, 1 when something was, 2 when it could not run."""
 import datetime
 import json
 import pathlib
+import re
 from typing import Any, NoReturn
 
 import click
@@ -35,24 +36,21 @@ def conform(
         _cannot(f"no rule {', '.join(unknown)}; there are: {', '.join(rules.BY_NAME)}")
     if nats and not write:
         _cannot("--nats goes with --write: what is announced is what was written")
+    if region and not re.fullmatch("[1-9][0-9]{5}", region):
+        _cannot(f"{region!r} is no region of six digits")
+    try:
+        known = _tokens(tokens, data)
+        given, broker = _samples(samples), nats or (_broker(data) if data is not None and write else "")
+    except (callers.BadTokens, directory.BadNode, ValueError) as fault:
+        _cannot(str(fault))
     endpoint = target.Target(address, ca.read_bytes() if ca is not None else None)
     try:
-        known = callers.read(tokens.read_text(encoding="utf-8")) if tokens is not None else []
-        if tokens is not None and not known:
-            _cannot(f"{tokens} holds no token")
-        if data is not None:
-            known += callers.read("\n".join(_signed(data)))
-            nats = nats or (_broker(data) if write else "")
         plan = run.Plan(
             target=endpoint, region=region or (run.region_of(known) if known else ""), tokens=known,
-            domains=domains, write=write, nats=nats, only=frozenset(only),
-            samples=_samples(samples),
+            domains=domains, write=write, nats=broker, only=frozenset(only), samples=given,
         )  # fmt: skip
         found = run.run(plan)
-    except (
-        run.CannotRun, target.Unreachable, callers.BadTokens, announced.NoBroker,
-        directory.BadNode, ValueError
-    ) as fault:  # fmt: skip
+    except (run.CannotRun, target.Unreachable, announced.NoBroker) as fault:
         _cannot(str(fault))
     finally:
         endpoint.close()
@@ -65,6 +63,13 @@ def conform(
 def _cannot(why: str) -> NoReturn:
     click.echo(f"Error: {why}", err=True)
     raise SystemExit(2)
+
+
+def _tokens(path: pathlib.Path | None, data: pathlib.Path | None) -> list[callers.Caller]:
+    known = callers.read(path.read_text(encoding="utf-8")) if path is not None else []
+    if path is not None and not known:
+        raise ValueError(f"{path} holds no token")
+    return known + (callers.read("\n".join(_signed(data))) if data is not None else [])
 
 
 def _samples(path: pathlib.Path | None) -> dict[str, Any]:

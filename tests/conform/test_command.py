@@ -155,6 +155,8 @@ class TestRefusesToRun:
             (("--only", "page-sise"), "no rule page-sise"),
             (("--nats", "nats://127.0.0.1:1"), "--nats goes with --write"),
             (("--domain", "culture"), "lists no service of village.culture.v1"),
+            (("--region", "36042"), "is no region of six digits"),
+            (("--samples", "pyproject.toml"), "Error: "),
         ],
     )
     def test_what_it_cannot_mean(self, typed: Typed, words: tuple[str, ...], said: str) -> None:
