@@ -15,6 +15,7 @@ _DATA = click.option(
 )
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
+_THERE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -305,7 +306,7 @@ def serve(domains: tuple[str, ...], processes: int) -> None:
 @click.option("--region", default="", help="Six digits. Default: that of the tokens.")
 @click.option(
     "--tokens",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    type=_THERE,
     help="File with tokens, as of several roles; what each claims is read from it.",
 )
 @click.option(
@@ -321,7 +322,7 @@ def serve(domains: tuple[str, ...], processes: int) -> None:
     "--samples", type=_FILE, help="JSON: requests by method, where the contract does not say enough."
 )
 @click.option("--only", multiple=True, metavar="RULE", help="As in page-walk; repeatable.")
-@click.option("--ca", type=_FILE, help="PEM of who signed the endpoint's certificate.")
+@click.option("--ca", type=_THERE, help="PEM of who signed the endpoint's certificate.")
 @click.option("--junit", type=_FILE, help="File to write, in JUnit XML.")
 def conform(
     *,
