@@ -319,7 +319,7 @@ def serve(domains: tuple[str, ...], processes: int) -> None:
 )
 @click.option("--nats", default="", help="URL of the broker that events come to; with --write.")
 @click.option(
-    "--samples", type=_FILE, help="JSON: requests by method, where the contract does not say enough."
+    "--samples", type=_THERE, help="JSON: requests by method, where the contract does not say enough."
 )
 @click.option("--only", multiple=True, metavar="RULE", help="As in page-walk; repeatable.")
 @click.option("--ca", type=_THERE, help="PEM of who signed the endpoint's certificate.")
