@@ -15,6 +15,7 @@ _DATA = click.option(
 )
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
+_THERE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -297,6 +298,62 @@ def serve(domains: tuple[str, ...], processes: int) -> None:
     from cli import serve
 
     serve.serve(domains, processes)
+
+
+@main.command()
+@click.argument("target")
+@click.option("--domain", "domains", multiple=True, help="As in habitat; repeatable. Default: all it shows.")
+@click.option("--region", default="", help="Six digits. Default: that of the tokens.")
+@click.option(
+    "--tokens",
+    type=_THERE,
+    help="File with tokens, as of several roles; what each claims is read from it.",
+)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+    help="Directory of a node for development: its issuer signs the tokens, its broker is listened at.",
+)
+@click.option(
+    "--write", is_flag=True, help="Create records, and send what must be refused to methods that write."
+)
+@click.option("--nats", default="", help="URL of the broker that events come to; with --write.")
+@click.option(
+    "--samples", type=_THERE, help="JSON: requests by method, where the contract does not say enough."
+)
+@click.option("--only", multiple=True, metavar="RULE", help="As in page-walk; repeatable.")
+@click.option("--ca", type=_THERE, help="PEM of who signed the endpoint's certificate.")
+@click.option("--junit", type=_FILE, help="File to write, in JUnit XML.")
+def conform(
+    *,
+    target: str,
+    domains: tuple[str, ...],
+    region: str,
+    tokens: pathlib.Path | None,
+    data: pathlib.Path | None,
+    write: bool,
+    nats: str,
+    samples: pathlib.Path | None,
+    only: tuple[str, ...],
+    ca: pathlib.Path | None,
+    junit: pathlib.Path | None,
+) -> None:
+    """Check whether what answers at TARGET keeps the rules of the domain it serves; by itself only reads."""
+    from cli import conform
+
+    conform.conform(
+        target,
+        domains=domains,
+        region=region,
+        tokens=tokens,
+        data=data,
+        write=write,
+        nats=nats,
+        samples=samples,
+        only=only,
+        ca=ca,
+        junit=junit,
+    )
 
 
 @main.command()

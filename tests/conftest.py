@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow kinds last, so that a plain mistake shows at once; first where several workers share the tests, so
     that none ends long after the others."""
-    order = ["unit", "contract", "habitat", "integration", "fuzz", "faults"]
+    order = ["unit", "contract", "habitat", "conform", "integration", "fuzz", "faults"]
     if hasattr(config, "workerinput"):
         order.reverse()
     items.sort(key=lambda item: next((i for i, kind in enumerate(order) if f"/{kind}/" in str(item.path)), 9))

@@ -468,6 +468,18 @@ class TestDoctor:
         assert re.search(r"bad .*no node runs .*-> start it", said.stdout)
 
 
+class TestConform:
+    def test_finds_nothing_through_the_gateway(self, running: County) -> None:
+        rules = [
+            word for rule in ("reflection", "page-token", "page-size", "masked") for word in ("--only", rule)
+        ]
+        said = mesh("conform", running.state()["grpc"], "--data", str(running.data), *rules)
+        assert said.returncode == 0, said.stdout + said.stderr
+        passed = re.search(r"^(\d+) passed, 0 failed", said.stdout, re.MULTILINE)
+        assert passed is not None
+        assert int(passed[1]) > 100
+
+
 class TestBroker:
     def test_lets_a_subscriber_read_and_nothing_else(self, running: County) -> None:
         asyncio.run(_try_everything(running))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TREES = ("mesh", "services", "gateway", "deploy", "cli", "bench", "protos", "tests")
+TREES = ("mesh", "services", "gateway", "deploy", "cli", "conform", "bench", "protos", "tests")
 PYTHON = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for tree in TREES

@@ -1,0 +1,1 @@
+"""`villagemesh conform`: that it passes what keeps the rules, and finds what breaks one."""
