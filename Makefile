@@ -60,10 +60,13 @@ lint: gen  ## checks style, types, imports and protos, and that no release is br
 release: gen  ## freezes the contract as a release: make release VERSION=x.y.z
 	$(BIN)/python -m protos.release "$(VERSION)"
 
+wheel: gen  ## builds the wheel that callers and subscribers install, into packages/
+	$(BIN)/python -m client.wheel
+
 lock:  ## renews the hashed requirements (needs uv)
 	for name in runtime dev; do
 	  uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal \
 	    --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt
 	done
 
-.PHONY: help up down test nightly containers bench lint release lock gen
+.PHONY: help up down test nightly containers bench lint release wheel lock gen
