@@ -9,7 +9,7 @@ import datetime
 import functools
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nats
@@ -21,6 +21,7 @@ from nats.js import api, errors
 from village_mesh import contract
 
 FETCH_S = 2.0
+BATCH = 100
 PAUSE_S = 1.0
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class Gap:
 
 
 Effect = Callable[[Event, Any], None]
-"""(event, cursor): what an event leads to, written through that cursor and nowhere else."""
+"""(event, cursor): what an event leads to, written through that cursor and nowhere else. It may be run again,
+when what it wrote was rolled back."""
 Missed = Callable[[Gap, Any], None]
 
 
@@ -100,24 +102,28 @@ class Inbox:
         )
         connection.commit()
 
-    def take(self, event: Event, effect: Effect, missed: Missed | None = None) -> bool:
-        """Acts on an event, in one transaction with the note that it did; False when it had before. `missed`
-        is told in the same transaction what should have come earlier: for who follows a whole domain."""
+    def take(self, events: Sequence[Event], effect: Effect, missed: Missed | None = None) -> int:
+        """Acts on events, all in one transaction with the notes that it did; how many were new. `missed` is
+        told in the same transaction what should have come earlier: for who follows a whole domain."""
         cursor = self._connection.cursor()
         try:
-            asked = "SELECT 1 FROM village_inbox WHERE inbox = ? AND event_id = ?"
-            new = not self._run(cursor, asked, self.name, event.id).fetchall()
-            if new:
-                time = event.time.astimezone(datetime.UTC).isoformat()
-                self._run(cursor, "INSERT INTO village_inbox VALUES (?, ?, ?)", self.name, event.id, time)
-                if missed is not None and (gap := self._follow(cursor, event)):
-                    missed(gap, cursor)
-                effect(event, cursor)
+            new = [event for event in events if self._note(cursor, event, effect, missed)]
             self._connection.commit()
         except BaseException:
             self._connection.rollback()
             raise
-        return new
+        return len(new)
+
+    def _note(self, cursor: Any, event: Event, effect: Effect, missed: Missed | None) -> bool:
+        asked = "SELECT 1 FROM village_inbox WHERE inbox = ? AND event_id = ?"
+        if self._run(cursor, asked, self.name, event.id).fetchall():
+            return False
+        time = event.time.astimezone(datetime.UTC).isoformat()
+        self._run(cursor, "INSERT INTO village_inbox VALUES (?, ?, ?)", self.name, event.id, time)
+        if missed is not None and (gap := self._follow(cursor, event)):
+            missed(gap, cursor)
+        effect(event, cursor)
+        return True
 
     def forget(self, before: datetime.datetime) -> None:
         """Drops notes on events that happened before; the broker keeps none for longer than 30 days."""
@@ -168,16 +174,15 @@ async def follow(
     keeps. `subject` names a domain, as in `village.36.04.23.habitat.report.*`; `missed` goes with all of it,
     `village.36.04.23.habitat.>`. `replay` goes through everything from the first once more, for a database
     that was restored from a backup. Without `forever` it returns when nothing waits. What an effect raises
-    ends it, and the event comes again. `patience`: seconds that an effect may take; after a program or a
-    broker was killed in the middle of one, it is so long until the next event comes. Effects run in the event
-    loop's own thread."""
+    ends it, and the event comes again. `patience`: seconds that a hundred effects may take; who was ended in
+    the middle of them waits so long before he goes on. Effects run in the event loop's own thread."""
     parts = subject.split(".")
     if len(parts) < 5 or parts[4] in ("*", ">"):
         raise ValueError(f"{subject!r} does not name a domain, as village.36.04.23.habitat.> does")
     if missed is not None and parts[5:] != [">"]:
         raise ValueError("only who follows a whole domain can tell what he missed")
     read = functools.partial(
-        _read, act=lambda event: inbox.take(event, effect, missed), subject=subject, patience=patience
+        _read, act=lambda found: inbox.take(found, effect, missed), subject=subject, patience=patience
     )
     while True:
         try:
@@ -197,30 +202,39 @@ async def follow(
 
 
 async def _read(
-    client: Any, *, act: Callable[[Event], object], subject: str, durable: str | None, patience: float,
+    client: Any, *, act: Callable[[Sequence[Event]], int], subject: str, durable: str | None, patience: float,
     forever: bool,
 ) -> None:  # fmt: skip
-    """By a durable consumer, or by one that nobody remembers. One event is in hand at a time: what was not
-    acknowledged would else come behind those that followed it."""
+    """By a durable consumer, or by one that nobody remembers."""
     config = api.ConsumerConfig(
-        ack_policy=api.AckPolicy.EXPLICIT, ack_wait=patience, max_ack_pending=1, filter_subject=subject,
+        ack_policy=api.AckPolicy.EXPLICIT, ack_wait=patience, max_ack_pending=BATCH, filter_subject=subject,
         inactive_threshold=None if durable else 60.0,
     )  # fmt: skip
     stream = f"EV_{subject.split('.')[4]}"
     js = client.jetstream()
     subscription = await js.pull_subscribe(subject, durable=durable, stream=stream, config=config)
+    if (found := await subscription.consumer_info()).num_ack_pending:
+        # in the hands of who was killed: what is given up comes before what is new, and so in its order
+        await asyncio.sleep(found.config.ack_wait or patience)
     while True:
         try:
-            (message,) = await subscription.fetch(1, timeout=FETCH_S)
+            messages = await subscription.fetch(BATCH, timeout=FETCH_S)
         except TimeoutError:
-            if not forever:
-                left = await subscription.consumer_info()
-                if not left.num_pending and not left.num_ack_pending:  # none in the hands of who was killed
-                    return
+            if not forever and not (await subscription.consumer_info()).num_pending:
+                return
             continue
-        try:
-            act(Event.of(dict(message.headers or {}), message.data))
-        except BaseException:
-            await message.nak()
-            raise
+        await _act(act, messages)
+
+
+async def _act(act: Callable[[Sequence[Event]], int], messages: list[Any]) -> None:
+    """Acts on all at once, or, where that fails, on one after the other up to the one that does."""
+    found = [Event.of(dict(message.headers or {}), message.data) for message in messages]
+    try:
+        act(found)
+    except Exception:
+        for message, event in zip(messages, found, strict=True):
+            act([event])
+            await message.ack()
+        return
+    for message in messages:
         await message.ack()
