@@ -35,7 +35,7 @@ class Client:
     """A node, called as somebody. `url`: `http://HOST:PORT`, or `https://` for TLS; `token`: text, or what is
     asked for one before every attempt; `timeout`: seconds that one attempt may take, 15 at most; `patience`:
     seconds in all, in which a call is repeated that got UNAVAILABLE; `trusted`: certificates in PEM that TLS
-    believes, the machine's own by default. Any thread may use it."""
+    believes, those that come with grpcio by default. Any thread may use it."""
 
     def __init__(
         self,
