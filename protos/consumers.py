@@ -1,6 +1,6 @@
-"""What consumers wrote down that they need (`needs/*.yaml`), looked up in today's contract and compared with
-the release that they wrote it against. Separate from the rules for everybody, because here the answer names
-who would be hit, and lasts when the release itself has retired."""
+"""What consumers wrote down that they need (`needs/`, YAML or JSON), looked up in today's contract and
+compared with the release that they wrote it against. Separate from the rules for everybody, because here
+the answer names who would be hit, and lasts when the release itself has retired."""
 
 import pathlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def missed(
     releases: pathlib.Path = evolution.RELEASES,
 ) -> Iterator[str]:
     """What a consumer needs and today's contract does not give him any more."""
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".json")):
         needs = yaml.safe_load(path.read_text())
         try:
             if set(needs) - PARTS or not {"consumer", "since"} <= set(needs):
