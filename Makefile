@@ -50,12 +50,19 @@ containers: gen  ## builds the image and runs a province and two counties in con
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
 
-lint: gen  ## checks style, types, imports and protos
+lint: gen  ## checks style, types, imports and protos, and that no release is broken
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint gen/village.binpb --config buf.yaml
+	$(BIN)/python -m protos.check
+
+release: gen  ## freezes the contract as a release: make release VERSION=x.y.z
+	$(BIN)/python -m protos.release "$(VERSION)"
+
+wheel: gen  ## builds the wheel that callers and subscribers install, into packages/
+	$(BIN)/python -m client.wheel
 
 lock:  ## renews the hashed requirements (needs uv)
 	for name in runtime dev; do
@@ -65,4 +72,4 @@ lock:  ## renews the hashed requirements (needs uv)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal --no-deps \
 	  --python-version 3.11 requirements/page.in -o requirements/page.txt
 
-.PHONY: help up down test nightly containers bench lint lock gen
+.PHONY: help up down test nightly containers bench lint release wheel lock gen

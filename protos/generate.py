@@ -24,10 +24,8 @@ def validate_descriptor() -> bytes:
     return validate.SerializeToString()
 
 
-def main() -> None:
-    out = ROOT / "gen"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+def protoc(out: pathlib.Path, *options: str) -> None:
+    """Compiles ours, and protovalidate's, as the options say."""
     imported = out / "imported.binpb"
     imported.write_bytes(validate_descriptor())
     sources = sorted(str(p.relative_to(ROOT / "protos")) for p in (ROOT / "protos").rglob("*.proto"))
@@ -38,11 +36,7 @@ def main() -> None:
             f"-I{ROOT / 'protos'}",
             f"-I{pathlib.Path(google.api.__path__[0]).parent.parent}",
             f"-I{pathlib.Path(grpc_tools.__path__[0]) / '_proto'}",
-            f"--python_out={out}",
-            f"--pyi_out={out}",
-            f"--grpc_python_out={out}",
-            f"--descriptor_set_out={out / 'village.binpb'}",
-            *("--include_imports", "--include_source_info"),
+            *options,
             *sources,
             *(VALIDATE, "google/rpc/error_details.proto"),
         ],
@@ -52,6 +46,20 @@ def main() -> None:
     imported.unlink()
     found = {**os.environ, "PYTHONPATH": f"{ROOT}:{out}"}
     subprocess.run([sys.executable, "-m", "gateway.contracts"], check=True, cwd=ROOT, env=found)
+
+
+def main() -> None:
+    out = ROOT / "gen"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    protoc(
+        out,
+        f"--python_out={out}",
+        f"--pyi_out={out}",
+        f"--grpc_python_out={out}",
+        f"--descriptor_set_out={out / 'village.binpb'}",
+        *("--include_imports", "--include_source_info"),
+    )
 
 
 if __name__ == "__main__":

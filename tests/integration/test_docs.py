@@ -7,10 +7,12 @@ import pathlib
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -147,6 +149,27 @@ class TestSubscribers:
         descriptors = str(ROOT / "gen/village.binpb")
         self.follow(node, ["node", "subscribe.mjs", node.state()["nats"], descriptors], tmp_path)
 
+    def test_keep_a_ledger(self, node: Node, tmp_path: pathlib.Path) -> None:
+        """docs/clients/ledger.py, as who may read and nothing else."""
+        path, name = tmp_path / "ledger.db", node.file()
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'gen'}:{ROOT / 'client'}"}
+        out = tmp_path / "out.txt"
+        command = [sys.executable, ROOT / "docs/clients/ledger.py", node.state()["nats"], path]
+        with out.open("w") as written:
+            process = subprocess.Popen(command, env=environment, stdout=written, stderr=written)
+
+        def entered() -> Any:
+            assert process.poll() is None, out.read_text()
+            with sqlite3.connect(path) as reading:
+                made = reading.execute("SELECT name FROM sqlite_master WHERE name = 'ledger'").fetchall()
+                return made and reading.execute("SELECT what FROM ledger WHERE name = ?", (name,)).fetchall()
+
+        try:
+            assert until(entered) == [("ReportFiled",)]
+        finally:
+            process.kill()
+            process.wait()
+
     def test_are_about_ten_lines(self) -> None:
         for path in (ROOT / "docs/subscribers").glob("subscribe.*"):
             lines = [
@@ -171,6 +194,7 @@ class TestGuides:
                     '"mediaType":"image/jpeg"',
                 ],
             ),
+            ("docs/client.md", ["refused FORBIDDEN", "accepted 2 360423", "  state: STATE_ACCEPTED"]),
             (
                 "docs/administrators.md",
                 ["habitat        ready", '"rectifyLimits"', "ok   the secrets", "proven   seals 1 to "],
