@@ -53,7 +53,7 @@ _REGION = {
 
 def document(descriptor_set: bytes, domain: str, terms: dict[str, str], examples: dict[str, Any]) -> Schema:
     """The document of a domain. `terms`: Chinese names of fields by their names; `examples["events"]`:
-    headers and payloads by event, as they were announced."""
+    payloads by event, as they were announced."""
     contracts = Contracts.of(descriptor_set)
     package = f"village.{domain}.v1"
     found = schemas.Schemas(contracts, package, terms)
@@ -143,5 +143,5 @@ def _message(of: Any, payload: Schema, rises: int, seen: Any) -> Schema:
         "payload": payload,
     }
     if seen:
-        found["examples"] = [{"name": "seen", "headers": seen["headers"], "payload": seen["payload"]}]
+        found["examples"] = [{"name": "seen", "payload": seen["payload"]}]
     return found
