@@ -40,6 +40,12 @@ down:  ## stops what `make up` started; data is kept
 test: gen  ## runs every test that this machine can run
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
+examples: gen  ## writes the examples of the documents anew, from what the journeys send and get
+	@seen=$$(mktemp -d)
+	VILLAGEMESH_EXAMPLES=$$seen $(BIN)/python -m pytest -q -n $(WORKERS) -k sqlite tests/habitat tests/integration/test_report*.py \
+	  tests/integration/test_deputies_and_seals.py tests/integration/test_supervision.py tests/integration/test_dead_letters.py
+	$(BIN)/python -m tests.examples $$seen
+
 nightly: gen  ## sends every method 20,000 requests that nobody would send, and lets a mesh fail in many ways
 	VILLAGEMESH_FUZZ=20000 $(BIN)/python -m pytest tests/fuzz
 	VILLAGEMESH_SEEDS=50 $(BIN)/python -m pytest tests/faults/test_mesh_faults.py -k TestSchedules
@@ -72,4 +78,4 @@ lock:  ## renews the hashed requirements (needs uv)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal --no-deps \
 	  --python-version 3.11 requirements/page.in -o requirements/page.txt
 
-.PHONY: help up down test nightly containers bench lint release wheel lock gen
+.PHONY: help up down test examples nightly containers bench lint release wheel lock gen
