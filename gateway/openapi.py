@@ -44,7 +44,11 @@ Every method is also gRPC on the same port, and describes itself there by reflec
 public ones carries `Authorization: Bearer TOKEN` (a JWT of an issuer that the node trusts). A field that the
 contract does not know is dropped from a body without a word, and refused in a URL. Times are RFC 3339, 64-bit
 integers strings. A change that carries `requestId` may be repeated: the same id with the same request answers
-the first answer again for 24 hours. `etag` refuses with 409 when the record has moved since it was read."""
+the first answer again for 24 hours. `etag` refuses with 409 when the record has moved since it was read.
+
+除公开方法外，每次调用都须携带令牌（`Authorization: Bearer TOKEN`）。请求体中契约没有的字段会被忽略，网址
+中的则被拒绝。时间为 RFC 3339 格式，64 位整数写作字符串。修改类调用带 `requestId` 时可放心重试：同一编号、
+同一请求在 24 小时内得到同一答复。带 `etag` 时，若记录在读取后已被修改，则以 409 拒绝。"""
 
 
 def document(descriptor_set: bytes, domain: str, terms: dict[str, str], examples: dict[str, Any]) -> Schema:
@@ -84,7 +88,6 @@ class _Writer:
         title = _TITLES.get(self._domain, self._domain)
         return {
             "openapi": "3.1.0",
-            "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
             "info": {
                 "title": f"{title} ({self._domain})",
                 "version": VERSION,
