@@ -16,7 +16,13 @@ from tests import survey, through
 
 MEMORY = pathlib.Path("/dev/shm")
 ROOMY = 6 * 2**30
-IN_JSON = ("/tests/habitat/", "/test_report", "/test_deputies_and_seals", "/test_supervision", "/test_dead_letters")
+IN_JSON = (
+    "/tests/habitat/",
+    "/test_report",
+    "/test_deputies_and_seals",
+    "/test_supervision",
+    "/test_dead_letters",
+)
 """Where tests speak JSON on SQLite."""
 
 

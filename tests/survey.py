@@ -15,7 +15,7 @@ from tests.through import ThroughGateway
 ENDS = ("Cancel", "Discard", "Withdraw", "Reject", "Fail")
 _FIXED = {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IMMUTABLE, field_behavior_pb2.IDENTIFIER}
 WHO: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("county", {}), ("town", {}), ("province", {}), ("farm", {}), ("lab", {}), ("device", {}), ("resident",
+    ("county", {}), ("county_2", {}), ("town", {}), ("province", {}), ("farm", {}), ("lab", {}), ("device", {}), ("resident",
     {}), ("county", {"roles": ["PA"], "organisation": None}), ("keeper", {}), ("administrator", {}),
     ("security", {}),
 )  # fmt: skip
@@ -37,13 +37,18 @@ def take(county: ThroughGateway, wanted: set[str] | None) -> None:
 def _asked(county: ThroughGateway) -> Iterator[tuple[str, Message]]:
     methods = county.contract.methods
     ends: list[tuple[str, Any, str]] = []
+    here = f"regions/{county.region}"
+    for listed in ("Delegations", "Unsealings"):
+        yield f"List{listed}", methods[f"List{listed}"].request(parent=here)
     for resource in county.contract.resources.values():
         camel = resource.cls.DESCRIPTOR.name
-        found = rows(county, f"SELECT name FROM {resource.table} ORDER BY name LIMIT 1")
-        for (name,) in found:
+        found = rows(county, f"SELECT name FROM {resource.table} ORDER BY name LIMIT 5")
+        for n, (name,) in enumerate(found):
             ends += [
                 (end, methods[end].request, name) for end in (f"{v}{camel}" for v in ENDS) if end in methods
             ]
+            if n:
+                continue
             if (get := methods.get(f"Get{camel}")) is not None:
                 yield get.name, get.request(name=name)
             plural = resource.plural[0].upper() + resource.plural[1:]
@@ -72,7 +77,7 @@ def _changed(
         if field.message_type or field.is_repeated or behaviors & _FIXED or field.name in ("name", "etag"):
             continue
         if getattr(row.message, field.name):
-            part = {"name": name, field.name: getattr(row.message, field.name)}
+            part = {field.name: getattr(row.message, field.name)}
             mask = field_mask_pb2.FieldMask(paths=[field.name])
-            return method.request(**{within: part, "update_mask": mask})
+            return method.request(**{"name": name, within: part, "update_mask": mask})
     return None
