@@ -15,9 +15,9 @@ from tests.through import ThroughGateway
 ENDS = ("Cancel", "Discard", "Withdraw", "Reject", "Fail")
 _FIXED = {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IMMUTABLE, field_behavior_pb2.IDENTIFIER}
 WHO: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("county", {}), ("county_2", {}), ("town", {}), ("province", {}), ("farm", {}), ("lab", {}), ("device", {}), ("resident",
-    {}), ("county", {"roles": ["PA"], "organisation": None}), ("keeper", {}), ("administrator", {}),
-    ("security", {}),
+    ("county", {}), ("county_2", {}), ("town", {}), ("province", {}), ("farm", {}), ("lab", {}), ("device",
+    {}), ("resident", {}), ("county", {"roles": ["PA"], "organisation": None}), ("keeper", {}),
+    ("administrator", {}), ("security", {}),
 )  # fmt: skip
 
 

@@ -18,10 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOMAINS = published.domains(published.read(contracts.GENERATED / "village.binpb"))
 FILES = {"UploadAttachment", "StreamReadings", "DrawMap"}
 """Methods without an example, because what they send or answer is a file or a stream."""
-NODES = {
-    "DigestRecords", "ExportRegion", "FetchRecords", "FreezeRegion", "ImportRegion", "PullLog", "ReduceRegion",
-    "SumRegion",
-}  # fmt: skip
+NODES = {f"{verb}Region" for verb in ("Export", "Freeze", "Import", "Reduce", "Sum")} | {
+    *("DigestRecords", "FetchRecords", "PullLog")
+}
 """Methods without one, because only nodes call them."""
 RARE = {
     "DropDeadLetter",

@@ -85,6 +85,14 @@ class TestTasks:
         its_own = pb.VerifySupervisionTaskRequest(name=reported(county, CITY))
         assert refusal(county, "county", its_own, **ABOVE) == "OK"
 
+    def test_is_withdrawn_by_who_issued_it(self, county: County) -> None:
+        name = task(county)
+        withdraw = pb.WithdrawSupervisionTaskRequest(name=name, reason="已由专班处理")
+        assert refusal(county, "county", withdraw, **CITY) == "NOT_THE_ISSUER"
+        assert county.call("county", withdraw, **ABOVE).state == T.STATE_WITHDRAWN
+        accept = pb.AcceptSupervisionTaskRequest(name=name)
+        assert refusal(county, "county", accept) == "ACTION_NOT_ALLOWED"
+
     def test_is_returned_once(self, county: County) -> None:
         name = task(county)
         county.call("county", pb.ReturnSupervisionTaskRequest(name=name, reason="属邻县"))

@@ -186,3 +186,12 @@ class TestSheet:
         assert published.state == pb.FigureSheet.STATE_PUBLISHED
         assert published.figures[0].denominator == 2
         assert refusal(county, "county", pb.DiscardFigureSheetRequest(name=made.name)) == "ACTION_NOT_ALLOWED"
+
+    def test_is_discarded_before_it_is_published(self, county: County) -> None:
+        asked = pb.GenerateFigureSheetRequest(
+            parent=PARENT, figure_sheet={"title": "四月月报", "ids": ["H-2"]}
+        )
+        name = county.call("county", asked).name
+        discarded = county.call("county", pb.DiscardFigureSheetRequest(name=name, reason="口径有误"))
+        assert discarded.state == pb.FigureSheet.STATE_DISCARDED
+        assert refusal(county, "county_2", pb.CheckFigureSheetRequest(name=name)) == "ACTION_NOT_ALLOWED"

@@ -40,6 +40,13 @@ def finished(county: County, kind: int = O.KIND_REPAIR, **fields: object) -> str
 
 
 class TestH7:
+    def test_an_order_is_called_off_until_work_begins(self, county: County) -> None:
+        name = order(county, toilet(county)).name
+        cancelled = county.call("town", pb.CancelServiceOrderRequest(name=name, reason="重复报修"))
+        assert cancelled.state == O.STATE_CANCELLED
+        done = finished(county)
+        assert refusal(county, "town", pb.CancelServiceOrderRequest(name=done)) == "ACTION_NOT_ALLOWED"
+
     def test_the_county_sets_the_limits_of_its_service_orders(self, county: County) -> None:
         wanted = {
             "work": "serviceOrders", "effective_time": before(county, days=-1), "basis": "县农村厕所管护办法",

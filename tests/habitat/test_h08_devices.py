@@ -108,6 +108,14 @@ class TestBroadcasts:
         assert (done.state, done.speaker_count, done.receipt_count) == (T.STATE_DONE, 4, 3)
         assert verbs_of(county, name) == ["drafted", "approved", "requested", "finished"]
 
+    def test_that_was_not_played_says_why(self, county: County) -> None:
+        name = task(county).name
+        county.call("county", pb.ApproveBroadcastTaskRequest(name=name))
+        county.call("county", pb.RequestBroadcastTaskRequest(name=name))
+        failed = county.call("county", pb.FailBroadcastTaskRequest(name=name, reason="喇叭断电"))
+        assert failed.state == pb.BroadcastTask.STATE_FAILED
+        assert verbs_of(county, name)[-1] == "failed"
+
     def test_nobody_approves_his_own(self, county: County) -> None:
         name = task(county, "town", division=TOWN).name
         assert refusal(county, "town", pb.ApproveBroadcastTaskRequest(name=name)) == "FORBIDDEN"
