@@ -275,9 +275,9 @@ def doctor(data: pathlib.Path, bundle: pathlib.Path | None) -> None:
 @click.option(
     "--reports",
     type=click.IntRange(1),
-    default=352,
+    default=6343,
     show_default=True,
-    help="How many; a county's year is 6343, which takes some minutes.",
+    help="How many; the default is a county's year, which takes a minute or two.",
 )
 def sample(*, data: pathlib.Path, region: str, reports: int) -> None:
     """Fill a new node with sample data, before its first start."""
