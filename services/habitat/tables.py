@@ -54,6 +54,13 @@ def undecided_tips(opened: store.Store) -> list[tuple[str, str, datetime.datetim
     return [(name, policy, resources.when(filed)) for name, policy, filed in rows]
 
 
+def rejected_tips(opened: store.Store, before: datetime.datetime) -> list[str]:
+    """Names of image tips that were rejected before a time, some of them if there are many."""
+    c = opened.codec(appearance_pb2.ImageTip).table.c
+    wanted = (c.state == "REJECTED", c.decide_time < opened.instant(before))
+    return [name for (name,) in opened.database.select(sa.select(c.name).where(*wanted).limit(500))]
+
+
 def check_scores(call: calls.Call, period: upkeep_pb2.ScorePeriod) -> list[tuple[str, int, int]]:
     """(keeper, kind, score) of the checks that count in a period."""
     codec = call.store.codec(upkeep_pb2.Check)
