@@ -21,7 +21,6 @@ KEPT_AT_MOST = datetime.timedelta(days=30)
 """How long an image is kept that nobody looked at, whatever a policy says (V-5)."""
 REJECTED_KEPT = datetime.timedelta(days=7)
 """How long one that was rejected is kept, emptied (V-5)."""
-CHINA = datetime.timezone(datetime.timedelta(hours=8))
 LIMITS: dict[str, limits.Limits] = {"imageTips": {"file": 2, "forget": KEPT_AT_MOST}}
 """Working days until somebody looks, a local value, not from a standard; and when a tip is forgotten."""
 LOOKED_EVERY = datetime.timedelta(hours=1)
@@ -111,7 +110,7 @@ def _decided(tip: ImageTip, call: calls.Call) -> ImageTip:
 
 def _count(division: str, call: calls.Call, *, confirmed: int = 0, rejected: int = 0) -> None:
     """Counts a decision in the tally of its village and month."""
-    month = call.now.astimezone(CHINA).strftime("%Y-%m")
+    month = call.now.astimezone(tables.CHINA).strftime("%Y-%m")
     wanted, region = f"{division}-{month}", f"regions/{division[:6]}"
     tally = call.find(ImageTipTally, f"{region}/imageTipTallies/{wanted}")
     fresh = tally is None

@@ -1,6 +1,6 @@
-"""Water samples held against the standards of a drinking source (水质评价, H-13): each result keeps its limit or
-not, the sample has the class of its worst factor. Separate from `standards`, which knows no source, and from
-`samples`, which knows no limit."""
+"""Water samples held against the standards of a drinking source (水质评价, H-13): each result keeps its limit
+or not, the sample has the class of its worst factor. Separate from `standards`, which knows no source, and
+from `samples`, which knows no limit."""
 
 import dataclasses
 import decimal

@@ -175,7 +175,7 @@ def sheet_handlers(areas: Sequence[Any]) -> Mapping[str, Any]:
 
     def generate_figure_sheet(request: pb.GenerateFigureSheetRequest, call: calls.Call) -> FigureSheet:
         sheet = request.figure_sheet
-        sheet.figures.extend(figures.computed(areas, list(sheet.ids), request.parent, "", call))
+        sheet.figures.extend(figures.computed(areas, list(sheet.ids), request.parent, call))
         sheet.cut_off_time.CopyFrom(resources.stamp(call.now))
         sheet.generator = call.reference
         return call.file(sheet, parent=request.parent, wanted=request.figure_sheet_id)

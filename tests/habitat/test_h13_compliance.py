@@ -1,5 +1,5 @@
-"""H-13 水质评价: a sample's class and whether it keeps what holds for its source come from the standards, when
-its results are complete, and are not entered."""
+"""H-13 水质评价: a sample's class and whether it keeps what holds for its source come from the standards,
+when its results are complete, and are not entered."""
 
 import pytest
 

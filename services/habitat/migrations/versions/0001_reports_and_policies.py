@@ -1299,6 +1299,14 @@ def upgrade() -> None:
             postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
             nullable=True,
         ),
+        sa.Column("verified_count", sa.BigInteger(), nullable=False),
+        sa.Column("overdue_count", sa.BigInteger(), nullable=False),
+        sa.Column("sent_back_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "cut_off_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
         sa.CheckConstraint("accepted_count <= task_count", name="duty_records_check_0"),
         sa.CheckConstraint("on_time_count <= accepted_count", name="duty_records_check_1"),
         sa.CheckConstraint("returned_count <= task_count", name="duty_records_check_2"),
@@ -4996,6 +5004,8 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.Column("valid_count", sa.BigInteger(), nullable=False),
         sa.Column("expected_count", sa.BigInteger(), nullable=False),
+        sa.Column("valid_hour_count", sa.BigInteger(), nullable=False),
+        sa.Column("expected_hour_count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
         comment="village.habitat.v1.StationDay",
     )
