@@ -2,6 +2,7 @@
 figures (报表). An area lists what of it has a place, as LAYERS."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +36,7 @@ class Layer:
     public: bool = False
     kept_safe: bool = False
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         return contract.resource(self.resource).plural
 
