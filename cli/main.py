@@ -371,8 +371,8 @@ def import_(*, data: pathlib.Path, kind: str, path: pathlib.Path, token: str, re
 def export(
     *, data: pathlib.Path, kind: str, path: pathlib.Path, token: str, region: str, filter_: str, encoding: str
 ) -> None:
-    """Write records that the caller may see, or figures, to a CSV or XLSX file, as in `export habitat/stations
-    FILE` and `export habitat/figures FILE`."""
+    """Write records that the caller may see, or figures, to a CSV or XLSX file, as in `export habitat/figures
+    FILE`."""
     from cli import transfer
 
     query = {"parent": f"regions/{region}", "filter": filter_}

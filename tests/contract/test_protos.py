@@ -227,6 +227,14 @@ class TestEvents:
             unused = others - {c.full_name for c in classes}
             assert unused == set()
 
+    def test_have_a_history_that_whoever_sees_the_record_reads(self, package: str) -> None:
+        found = contract.read(package).methods
+        for flow in service(package.split(".")[1]).lifecycles:
+            one = flow.resource.DESCRIPTOR.name
+            get, steps = found[f"Get{one}"], found[f"List{one}Steps"]
+            assert set(steps.rules) == set(get.rules), one
+            assert steps.read_only
+
 
 def refusals(root: type[errors.Refusal]) -> Iterator[type[errors.Refusal]]:
     for cls in root.__subclasses__():
