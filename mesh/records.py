@@ -3,7 +3,7 @@ standard methods say (AIP-131 to 134); and of the history of those that have one
 they are written with."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -60,17 +60,18 @@ def handlers(
     return made
 
 
-def histories(of: Iterable[flows.Flow]) -> dict[str, Any]:
-    """`List…Steps` of each resource with a life cycle: its history, for whoever may see it."""
-    return dict(_history(flow.resource) for flow in of)
+def histories(of: Iterable[flows.Flow], gets: Mapping[str, Any]) -> dict[str, Any]:
+    """`List…Steps` of each resource with a life cycle: its history, for whoever may see it. `gets`: the
+    handlers that return the resources, whose own rules hold here too."""
+    return dict(_history(flow.resource, gets[f"Get{flow.resource.DESCRIPTOR.name}"]) for flow in of)
 
 
-def _history(cls: type[Message]) -> tuple[str, Callable[[Any, calls.Call], Any]]:
-    name = f"List{cls.DESCRIPTOR.name}Steps"
-    response = getattr(sys.modules[cls.__module__], f"{name}Response")
+def _history(cls: type[Message], get: Callable[[Any, calls.Call], Any]) -> tuple[str, Any]:
+    module, one = sys.modules[cls.__module__], cls.DESCRIPTOR.name
+    asking, response = getattr(module, f"Get{one}Request"), getattr(module, f"List{one}StepsResponse")
 
     def list_steps(request: Any, call: calls.Call) -> Any:
-        call.load(cls, request.parent)
+        get(asking(name=request.parent), call)
         return call.history(request, response)
 
-    return name, list_steps
+    return f"List{one}Steps", list_steps

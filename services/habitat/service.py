@@ -68,6 +68,7 @@ def tick(process: Any, hosted: Any) -> None:
     _forgetting(process, hosted)
 
 
+HANDLERS = {name: handler for area in AREAS for name, handler in area.HANDLERS.items()}
 LIFECYCLES = (report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ())))
 
 SERVICE = runtime.Service(
@@ -80,8 +81,8 @@ SERVICE = runtime.Service(
     feeds=collectors.FEEDS,
     reacts=tuple(reaction for area in AREAS for reaction in getattr(area, "REACTIONS", ())),
     handlers={
-        **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
-        **records.histories(LIFECYCLES),
+        **HANDLERS,
+        **records.histories(LIFECYCLES, HANDLERS),
         **figures.handlers(AREAS),
         **one_map.handlers(AREAS),
         **one_map.sheet_handlers(AREAS),
