@@ -8,6 +8,7 @@ BIN := .venv/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
 RUN ?= .run
 PORT ?= 8423
+REPORTS ?= 6343
 WORKERS ?= 3
 
 help:  ## lists what can be made
@@ -30,7 +31,7 @@ gen/village.binpb: .venv/.dev protos/generate.py $(wildcard gateway/*.py) $(shel
 	$(BIN)/python protos/generate.py
 
 up: gen  ## sets up and starts a province and two counties with sample data
-	@bash deploy/local/up.sh $(RUN) $(PORT)
+	@bash deploy/local/up.sh $(RUN) $(PORT) $(REPORTS)
 
 down:  ## stops what `make up` started; data is kept
 	@for node in $(RUN)/*/node.json; do

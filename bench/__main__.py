@@ -20,6 +20,7 @@ from bench import (
     copying,
     figures,
     load,
+    maps,
     mesh,
     node,
     pages,
@@ -34,7 +35,15 @@ from deploy.local import broker
 from gateway import envoy
 
 NAMES = [
-    *(*services.NAMES, *tracing.NAMES, *reactions.NAMES, *pages.NAMES, *relay.NAMES, *node.NAMES),
+    *(
+        *services.NAMES,
+        *tracing.NAMES,
+        *reactions.NAMES,
+        *pages.NAMES,
+        *maps.NAMES,
+        *relay.NAMES,
+        *node.NAMES,
+    ),
     *(*copying.NAMES, *mesh.NAMES, *telemetry.NAMES),
 ]
 LIBRARIES = ("grpcio", "protobuf", "sqlalchemy", "psycopg", "nats-py")
@@ -87,6 +96,8 @@ def _measure(
         yield from reactions.measure(wanted, folder, server)
     if wanted := [name for name in names if name in pages.NAMES]:
         yield from pages.measure(wanted, folder, server)
+    if wanted := [name for name in names if name in maps.NAMES]:
+        yield from maps.measure(wanted, folder, server)
     if wanted := [name for name in names if name in services.NAMES]:
         yield from services.measure(wanted, folder, server)
 

@@ -276,9 +276,9 @@ def doctor(data: pathlib.Path, bundle: pathlib.Path | None) -> None:
 @click.option(
     "--reports",
     type=click.IntRange(1),
-    default=352,
+    default=6343,
     show_default=True,
-    help="How many; a county's year is 6343, which takes some minutes.",
+    help="How many; the default is a county's year, which takes a minute or two.",
 )
 def sample(*, data: pathlib.Path, region: str, reports: int) -> None:
     """Fill a new node with sample data, before its first start."""
@@ -428,7 +428,8 @@ def import_(*, data: pathlib.Path, kind: str, path: pathlib.Path, token: str, re
 def export(
     *, data: pathlib.Path, kind: str, path: pathlib.Path, token: str, region: str, filter_: str, encoding: str
 ) -> None:
-    """Write records that the caller may see to a CSV or XLSX file."""
+    """Write records that the caller may see, or figures, to a CSV or XLSX file, as in `export habitat/figures
+    FILE`."""
     from cli import transfer
 
     query = {"parent": f"regions/{region}", "filter": filter_}

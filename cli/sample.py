@@ -1,6 +1,7 @@
-"""`villagemesh sample`: fills a node's habitat with synthetic reports before its first start, a few
-hundred in every state, filed over the past weeks. Townships are Wuning's real ones; villages, people and
-organisations are invented. It goes through the same chain as every call, with a clock of its own."""
+"""`villagemesh sample`: fills a node's habitat before its first start with a county's year: reports, of which
+those of the last weeks stand in every state, and what the one map shows. Townships are Wuning's real ones;
+villages, people and organisations are invented. It goes through the same chain as every call, with a clock of
+its own."""
 
 import base64
 import datetime
@@ -11,15 +12,22 @@ import pathlib
 import random
 from typing import Any
 
-from cli import sample_facilities
+import click
+
+from cli import sample_country, sample_facilities
 from cli.serve import service
 from deploy.local import directory
-from mesh import attachments, config, identity, resources, rpc, runtime, timers
+from mesh import attachments, config, identity, resources, rpc, runtime, shapes, timers
 from village.habitat.v1 import report_pb2 as pb
+from village.habitat.v1 import report_policy_pb2
 from village.type.v1 import level_pb2
 
 TOWNS = [f"360423{n:03d}" for n in (1, *range(100, 108), *range(200, 211))]
-COUNT = 360
+COUNT = 6343
+"""Reports of a year, as the guide has them of Wuning."""
+PRAGMAS = ("synchronous=OFF", "cache_size=-262144")
+DEFAULT_POLICY = "regions/360423/reportPolicies/default"
+CHINA = datetime.timezone(datetime.timedelta(hours=8))
 # a grey photo of one pixel
 PHOTO = base64.b64decode(
     "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////////////////////////////////////////////////////////////"
@@ -36,17 +44,19 @@ MATTERS = {
     pb.Report.CATEGORY_MAINTENANCE: ["路灯损坏两盏", "护栏松动", "保洁员长期缺岗"],
 }
 SURNAMES, GIVEN = "王李张刘陈杨黄赵周吴", ["建国", "秀英", "志强", "桂兰", "海燕", "文", "明", "小红"]
-# how far a report has come, most of them closed
-WAYS = (
-    [["accept", "assign", "start", "rectify", "verify", "feedback", "close"]] * 9
-    + [["accept", "assign", "start", "rectify", "verify", "feedback", "close", "assess"]] * 4
-    + [["accept", "assign", "start", "rectify", "fail", "rectify", "verify", "feedback", "close"]]
-    + [["accept", "assign", "start", "rectify", "verify", "feedback", "dispute", "rectify", "verify"]]
-    + [["accept", "assign", "start", "rectify", "verify", "feedback"], ["accept", "assign", "return"]]
-    + [["accept", "assign", "start", "rectify", "verify"], ["accept", "assign", "start", "rectify"]]
-    + [["accept", "assign", "start"], ["accept", "assign"], ["accept"], [], ["reject"], ["duplicate"]]
-    + [["withdraw"], ["accept", "assign", "return", "assign", "start"]]
-)
+_DONE = ["accept", "assign", "start", "rectify", "verify", "feedback", "close"]
+_AGAIN = ["accept", "assign", "start", "rectify", "fail", "rectify", "verify", "feedback", "close"]
+_DISPUTED = [*_DONE[:6], "dispute", *_DONE[3:]]
+WAYS = [_DONE] * 9 + [[*_DONE, "assess"]] * 8 + [_AGAIN, _AGAIN, _DISPUTED]
+"""How a report goes."""
+RECENT_WAYS = [
+    *(_DONE[:n] for n in range(7)), *([*_DONE[:6], "dispute"], _DISPUTED[:9]),
+    *(["reject"], ["duplicate"], ["withdraw"], ["accept", "assign", "return"]),
+    *(["accept", "assign", "return", "assign", "start"], [*_AGAIN[:5]]),
+]  # fmt: skip
+"""How far one of the last weeks has come: of each state there are some."""
+YEAR, RECENT = datetime.timedelta(days=365), datetime.timedelta(days=18)
+"""Reports of the last weeks are not closed yet: their reporter can still dispute."""
 
 
 def sample(data: pathlib.Path, count: int = COUNT) -> None:
@@ -67,32 +77,66 @@ def sample(data: pathlib.Path, count: int = COUNT) -> None:
     assert hosted.store is not None
     os.chmod(data / "data" / "habitat.db", 0o600)
     with hosted.store.database.cursor() as cursor:  # it is made anew if the machine fails
-        cursor.execute("PRAGMA synchronous=OFF")
+        for pragma in PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
     photo = attachments.keep(hosted.store, [PHOTO], clock.now)
     county = _County(chain, clock, photo)
     now, draw = resources.utcnow(), random.Random(360423)  # noqa: S311 - sample data, the same every time
-    starts = sorted(now - datetime.timedelta(days=draw.uniform(0.05, 90)) for _ in range(count))
+    with click.progressbar(_steps(hosted.store, count, now, draw), label="A county's reports") as steps:
+        rings = _midnight(now - YEAR)
+        for moment, n, step in steps:
+            while rings <= moment:  # a due time stands at the midnight that ends a working day
+                _ring(hosted.store, clock, rings)
+                rings += datetime.timedelta(days=1)
+            clock.now = moment
+            county.take(n, step, draw)
+    _ring(hosted.store, clock, now)
+    click.echo("What a county has: villages, stations with a week of readings, machines, ecology")
+    ask, place = functools.partial(_ask, county, clock, now), sample_facilities.places(TOWNS)
+    measured = sample_facilities.lay_out(hosted.store, ask, place, now)
+    sample_country.lay_out(ask, place, photo, count, now)
+    hosted.store.database.close()
+    click.echo(f"{len(county.names)} synthetic reports, {measured} readings in {data}")
+
+
+def _steps(
+    store: Any, count: int, now: datetime.datetime, draw: random.Random
+) -> list[tuple[datetime.datetime, int, str]]:
+    """(when, which report, what) of everything that has happened to the reports, in order."""
+    days = store.policy(report_policy_pb2.ReportPolicy, DEFAULT_POLICY).dispute_working_days
+    recent = min(count, max(len(RECENT_WAYS), round(count * (RECENT / YEAR))))
+    spans = [(RECENT, YEAR)] * (count - recent) + [(datetime.timedelta(hours=1), RECENT)] * recent
+    starts = sorted(now - draw.uniform(0, 1) * (most - least) - least for least, most in spans)
     steps: list[tuple[datetime.datetime, int, str]] = []
     for n, start in enumerate(starts):
-        moment = start
-        for step in ("file", *WAYS[n % len(WAYS)]):
-            if step == "close":  # when the reporter can no longer dispute
-                moment += datetime.timedelta(days=16)  # also over a long holiday
-            elif step != "return":  # which a unit must do within a working day
-                moment += datetime.timedelta(hours=draw.choice([2, 5, 20, 30, 50, 90]))
+        moment, late = start, n - (count - recent)
+        way = WAYS[n % len(WAYS)] if late < 0 else RECENT_WAYS[late % len(RECENT_WAYS)]
+        disputed = "dispute" in way
+        for step in ("file", *way):
+            if step == "close" and not disputed:  # when the reporter can no longer dispute
+                moment = store.calendar.due(moment, days)[0] + datetime.timedelta(
+                    hours=draw.choice([9, 10, 13])
+                )
+            elif step != "file":
+                long = step in ("rectify", "verify")
+                moment += datetime.timedelta(
+                    hours=draw.choice([4, 20, 30, 60]) if long else draw.choice([1, 2, 5])
+                )
             steps.append((moment, n, step))
-    for moment, n, step in sorted(steps):
-        if moment > now:
-            continue
-        clock.now = moment
-        timers.ring(hosted.store, moment)
-        county.take(n, step, draw)
-    timers.ring(hosted.store, now)
-    clock.now = now
-    facilities = functools.partial(_as_official, county)
-    measured = sample_facilities.lay_out(hosted.store, facilities, TOWNS, now)
-    hosted.store.database.close()
-    print(f"{len(county.names)} synthetic reports, {measured} readings in {data}")
+    return sorted(step for step in steps if step[0] <= now)
+
+
+def _midnight(moment: datetime.datetime) -> datetime.datetime:
+    """The end of the day in China."""
+    day = moment.astimezone(CHINA).date() + datetime.timedelta(days=1)
+    return datetime.datetime.combine(day, datetime.time(second=1), CHINA).astimezone(datetime.UTC)
+
+
+def _ring(store: Any, clock: "_Clock", moment: datetime.datetime) -> None:
+    """Lets everything ring that is overdue."""
+    clock.now = moment
+    while timers.ring(store, moment):
+        pass
 
 
 class _Clock:
@@ -167,8 +211,21 @@ class _County:
         return self._chain.perform(request, rpc.Asking(self._clock.now, "", person))
 
 
-def _as_official(county: _County, role: str, request: Any) -> Any:
-    return county._perform(_person("officer-1", role, COUNTY_UNIT), request)
+def _ask(
+    county: _County,
+    clock: _Clock,
+    now: datetime.datetime,
+    role: str,
+    request: Any,
+    *,
+    subject: str = "officer-1",
+    unit: str = COUNTY_UNIT,
+    ago: datetime.timedelta = datetime.timedelta(),
+) -> Any:
+    """Asks as somebody of the county, so long before `now`."""
+    clock.now = now - ago
+    shapes.check(request)
+    return county._perform(_person(subject, role, unit), request)
 
 
 def _person(subject: str, role: str, unit: str = "") -> identity.Caller:

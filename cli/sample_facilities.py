@@ -1,5 +1,5 @@
-"""What `villagemesh sample` lays beside the reports: village points, toilets, sewage facilities, and stations
-with a week of readings. Separate, because it is places rather than stories; all of them are invented."""
+"""What `villagemesh sample` lays beside the reports: village points, toilets, sewage facilities, and 41
+stations with a week of readings. Separate, because it is places rather than stories; all are invented."""
 
 import datetime
 import math
@@ -12,10 +12,12 @@ from services.habitat import alarms, intake, readings
 from village.habitat.v1 import one_map_pb2, reading_pb2, sewage_pb2, station_pb2, toilet_pb2
 
 PARENT = "regions/360423"
-POINTS, TOILETS, FACILITIES, SOURCES, DAYS = 939, 60, 12, 3, 7
-"""939 villages as the guide has them; the rest in proportion."""
-Perform = Callable[[str, Any], Any]
+POINTS, TOILETS, FACILITIES, SOURCES, SOILS, DAYS = 939, 60, 12, 3, 26, 7
+"""939 villages and 41 stations as the guide has them; the rest in proportion."""
+Perform = Callable[..., Any]
 """(role, request) → answer."""
+Place = Callable[[int], dict[str, Any]]
+"""A division and where in it, by number."""
 WATER = (
     ("w01010", "℃", -5, 50, 16.0, 4.0), ("w01003", "NTU", 0, 500, 2.0, 1.0), ("w01001", "", 0, 14, 7.3, 0.2),
     ("w01014", "μS/cm", 0, 5000, 186.0, 20.0), ("w01009", "mg/L", 0, 20, 8.4, 0.8),
@@ -23,6 +25,10 @@ WATER = (
     ("w01002", "度", 0, 200, 6.0, 2.0),
 )  # fmt: skip
 """The eight parameters: factor, unit, least, greatest, and about what they are and how they move in a day."""
+SOIL = (
+    ("x-moisture", "%", 0, 100, 21.0, 3.0), ("x-soil-temp", "℃", -30, 60, 14.0, 4.0),
+    ("x-organic", "g/kg", 0, 200, 26.0, 0.4), ("x-ph", "", 0, 14, 6.4, 0.1),
+)  # fmt: skip
 SEWAGE = (
     ("w00000", "m³/h", 0, 500, 1.6, 0.8), ("w01018", "mg/L", 0, 500, 38.0, 8.0),
     ("w21003", "mg/L", 0, 100, 3.5, 1.0), ("w21011", "mg/L", 0, 50, 0.35, 0.1),
@@ -30,14 +36,20 @@ SEWAGE = (
 )  # fmt: skip
 
 
-def lay_out(store: Store, perform: Perform, towns: Sequence[str], now: datetime.datetime) -> int:
-    """Makes them all; how many readings there are."""
+def places(towns: Sequence[str]) -> Place:
+    """Villages of the townships, and somewhere in the county."""
     draw = random.Random(939)  # noqa: S311 - sample data, the same every time
 
     def place(n: int) -> dict[str, Any]:
         here = {"latitude": draw.uniform(28.9, 29.5), "longitude": draw.uniform(114.5, 115.5)}
         return {"division": f"{towns[n % len(towns)]}{200 + n // len(towns) % 13:03d}", "location": here}
 
+    return place
+
+
+def lay_out(store: Store, perform: Perform, place: Place, now: datetime.datetime) -> int:
+    """Makes them all; how many readings there are."""
+    draw = random.Random(60)  # noqa: S311 - sample data, the same every time
     for n in range(POINTS):
         where = place(n)
         point = {"title": f"{n + 1}号自然村", "connected": n % 25 != 0, "households": 12 + n % 78, **where}
@@ -68,6 +80,10 @@ def lay_out(store: Store, perform: Perform, towns: Sequence[str], now: datetime.
                    "standard": f"{PARENT}/standards/gb-3838-2002", **where}  # fmt: skip
         made = _station(perform, f"sy-{n + 1}", station, WATER)
         count += _measured(store, made, WATER, now)
+    for n in range(SOILS):
+        station = {"title": f"{n + 1}号土壤墒情站", "kind": 4, **place(n * 3)}
+        made = _station(perform, f"ts-{n + 1}", station, SOIL)
+        count += _measured(store, made, SOIL, now)
     readings.sum_days(store, now)
     alarms.watch(store, now)
     return count

@@ -1,5 +1,5 @@
 """Records as rows of a spreadsheet, and back: CSV in UTF-8 or GB 18030, XLSX. Columns are the fields of the
-message that a person fills in, by their Chinese titles or their names."""
+message, by their Chinese titles or their names; on the way in, those that a person fills in."""
 
 import csv
 import dataclasses
@@ -18,6 +18,9 @@ from mesh.contract import Field, Shape
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
 PLACE = latlng_pb2.LatLng.DESCRIPTOR.full_name
+DECIMAL, DATE = "google.type.Decimal", "google.type.Date"
+WHOLE = {PLACE, DECIMAL, DATE}
+"""Messages that are one cell."""
 Row = tuple[int, list[str]]
 """Line of the file, from 1, and its cells."""
 
@@ -35,17 +38,34 @@ class Column:
     title: str
 
 
-def columns(of: Shape, *, settable: bool) -> list[Column]:
-    """The titled fields of a message and of the messages in it; only those that a caller may set, or all."""
+def columns(of: Shape) -> list[Column]:
+    """What a person fills in: the titled fields of a message, and of the messages in it, that a caller may
+    set."""
     found: list[Column] = []
     for field in of.fields:
-        if (settable and field.output_only) or not field.title or field.repeated:
+        if field.output_only or not field.title or field.repeated:
             continue
         if field.message is not None and field.message.full_name != PLACE:
-            inner = columns(field.message, settable=settable)
+            inner = columns(field.message)
             found += [dataclasses.replace(c, path=(field.name, *c.path)) for c in inner]
         else:
             found.append(Column((field.name,), field, field.title))
+    return found
+
+
+def shown(of: Shape, *, above: str = "") -> list[Column]:
+    """Everything that fits a cell: the fields of a message and of the messages in it, by title where they
+    have one, else by name; several values of one field in one cell. Lists of messages, such as photos, are
+    left out, and so is the etag."""
+    found: list[Column] = []
+    for field in of.fields:
+        title = field.title or f"{above}{field.name}"
+        if field.message is None or (field.message.full_name in WHOLE and not field.repeated):
+            if field.name != "etag" and field.kind != "bytes":
+                found.append(Column((field.name,), field, title))
+        elif not field.repeated:
+            inner = shown(field.message, above=f"{field.name}.")
+            found += [dataclasses.replace(c, path=(field.name, *c.path)) for c in inner]
     return found
 
 
@@ -150,10 +170,10 @@ def _fill(at: Any, field: Field, cell: str) -> None:
         setattr(at, field.name, made(cell))
 
 
-def cells(shown: Iterable[Column], message: Message) -> list[str]:
+def cells(of: Iterable[Column], message: Message) -> list[str]:
     """A message as cells."""
     found = []
-    for column in shown:
+    for column in of:
         at: Any = message
         for name in column.path[:-1]:
             at = getattr(at, name)
@@ -163,17 +183,33 @@ def cells(shown: Iterable[Column], message: Message) -> list[str]:
 
 def _cell(at: Any, field: Field) -> str:
     value = getattr(at, field.name)
+    if field.repeated:
+        one = dataclasses.replace(field, repeated=False)
+        return "；".join(_text_of(one, each) for each in value)
+    if field.message is not None or field.kind == "timestamp" or field.optional:
+        return _text_of(field, value) if at.HasField(field.name) else ""
+    return _text_of(field, value)
+
+
+def _text_of(field: Field, value: Any) -> str:
     if field.message is not None:
-        return f"{value.latitude},{value.longitude}" if at.HasField(field.name) else ""
+        return _whole(field.message.full_name, value)
     if field.kind == "timestamp":
-        when = resources.moment(value).astimezone(CHINA)
-        return when.isoformat(sep=" ", timespec="seconds") if at.HasField(field.name) else ""
+        return resources.moment(value).astimezone(CHINA).isoformat(sep=" ", timespec="seconds")
     if field.kind == "enum":
         return field.enum.get(value, str(value)) if value else ""
     if field.kind == "bool":
         return "是" if value else "否"
     text = str(value)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and field.kind == "string" else text  # no formulas
+
+
+def _whole(kind: str, value: Any) -> str:
+    if kind == DECIMAL:
+        return str(value.value)
+    if kind == DATE:
+        return f"{value.year:04d}-{value.month:02d}-{value.day:02d}"
+    return f"{value.latitude},{value.longitude}"
 
 
 def write(path: pathlib.Path, rows: Iterable[Sequence[str]], encoding: str) -> int:

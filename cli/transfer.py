@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from cli import sheets
 from deploy.local import node
-from mesh import contract
+from mesh import contract, resources
 
 BATCH = 100
 NAMESPACE = uuid.UUID("6f1d4b0e-0a5e-5d0c-9a55-3b1f6f0f7d11")
@@ -32,26 +32,41 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A resource, and its methods for many."""
+    """What is listed or computed under a name, as in `reports` and `figures`, and the methods for many of it;
+    `resource` is None of what is computed."""
 
-    resource: contract.Resource
-    batch: contract.Method | None
+    plural: str
     listing: contract.Method
+    resource: contract.Resource | None = None
+    batch: contract.Method | None = None
+
+    @property
+    def field(self) -> str:
+        """The field of the answer that holds them."""
+        return contract.snake(self.plural)
+
+    @property
+    def shape(self) -> contract.Shape:
+        of = self.listing.response.DESCRIPTOR.fields_by_name[self.field].message_type
+        return contract.shape(of)
 
 
 def kind(domain: str, plural: str) -> Kind:
-    """The resource of that plural in a domain's contract."""
+    """What a domain's contract lists, or computes, under that name."""
     found = contract.read(f"village.{domain}.v1")
-    for resource in found.resources.values():
-        if resource.plural == plural:
-            camel = plural[0].upper() + plural[1:]
-            batch = next(
-                (m for m in found.methods.values() if "requests" in m.request_fields and camel in m.name),
-                None,
-            )
-            return Kind(resource, batch, found.methods[f"List{camel}"])
-    known = ", ".join(sorted(r.plural for r in found.resources.values()))
-    raise click.ClickException(f"{domain} keeps no {plural}; it keeps {known}")
+    kept = {resource.plural: resource for resource in found.resources.values()}
+    known: dict[str, contract.Method] = {}
+    for method in found.methods.values():
+        for verb in ("List", "Compute"):
+            named = method.name.removeprefix(verb)
+            name = named[:1].lower() + named[1:]
+            if named != method.name and contract.snake(name) in method.response.DESCRIPTOR.fields_by_name:
+                known[name] = method
+    if plural not in known:
+        raise click.ClickException(f"{domain} lists no {plural}; it lists {', '.join(sorted(known))}")
+    camel = plural[0].upper() + plural[1:]
+    batch = (m for m in found.methods.values() if "requests" in m.request_fields and camel in m.name)
+    return Kind(plural, known[plural], kept.get(plural), next(batch, None))
 
 
 class Client:
@@ -69,15 +84,15 @@ class Client:
 
 def load(client: Client, of: Kind, path: pathlib.Path, parent: str) -> Tally:
     """Sends every row of a file; prints what is wrong by line and column."""
-    if of.batch is None:
-        raise click.ClickException(f"{of.resource.plural} cannot be imported: no method takes many")
+    if of.batch is None or of.resource is None:
+        raise click.ClickException(f"{of.plural} cannot be imported: no method takes many")
     tally = Tally()
     rows = sheets.read(path)
     try:
         _, first = next(rows)
     except StopIteration:
         raise sheets.BadSheet(f"{path} is empty") from None
-    named = sheets.header(sheets.columns(of.resource.shape, settable=True), first)
+    named = sheets.header(sheets.columns(of.resource.shape), first)
     count = sum(1 for _ in sheets.read(path)) - 1
     with click.progressbar(length=count, label=path.name) as bar:
         for part in _parts(rows):
@@ -102,6 +117,7 @@ def _requests(
 ) -> Any:
     """The batch request of the rows that can be read, with the line of each."""
     assert of.batch is not None
+    assert of.resource is not None
     request: Any = of.batch.request(parent=parent)  # type: ignore[call-arg]
     single = contract.snake(of.resource.singular)
     lines: list[int] = []
@@ -171,19 +187,38 @@ def _say(line: int, wrong: Iterable[tuple[str, str]], tally: Tally) -> None:
 
 
 def save(client: Client, of: Kind, path: pathlib.Path, query: dict[str, str], encoding: str) -> int:
-    """Writes what the caller may see, page by page; how many."""
-    shown = sheets.columns(of.resource.shape, settable=False)
-    plural = contract.snake(of.resource.plural)
+    """Writes what the caller may see, page by page; how many. What is computed says of when it is."""
+    asked = {k: v for k, v in query.items() if v and k in of.listing.request_fields}
+    if left := sorted(k for k, v in query.items() if v and k not in asked):
+        raise click.ClickException(f"{of.plural} cannot be asked for by {', '.join(left)}")
+    shown = sheets.shown(of.shape)
+    answers = _answers(client, of, asked)
+    of_when = "cut_off_time" in of.listing.response.DESCRIPTOR.fields_by_name
 
     def rows() -> Iterator[list[str]]:
-        yield ["name", *(column.title for column in shown)]
-        request: Any = of.listing.request(page_size=500, **query)  # type: ignore[call-arg]
-        while True:
-            answer = client.ask(of.listing, request)
-            for message in getattr(answer, plural):
-                yield [message.name, *sheets.cells(shown, message)]
-            request.page_token = answer.next_page_token
-            if not request.page_token:
-                return
+        yield [*(column.title for column in shown), *(["截止时间"] if of_when else [])]
+        for answer in answers:
+            when = []
+            if of_when:
+                moment = resources.moment(answer.cut_off_time).astimezone(sheets.CHINA)
+                when = [moment.isoformat(sep=" ", timespec="seconds")]
+            for message in getattr(answer, of.field):
+                yield [*sheets.cells(shown, message), *when]
 
     return sheets.write(path, rows(), encoding)
+
+
+def _answers(client: Client, of: Kind, asked: dict[str, str]) -> Iterator[Any]:
+    """One answer behind the other, until the last."""
+    paged = {"page_size": 500} if "page_size" in of.listing.request_fields else {}
+    request: Any = of.listing.request(**paged, **asked)
+    while True:
+        try:
+            answer = client.ask(of.listing, request)
+        except grpc.RpcError as fault:
+            raise click.ClickException(f"the node refused: {fault.details()}") from fault
+        yield answer
+        request_token = getattr(answer, "next_page_token", "")
+        if not request_token:
+            return
+        request.page_token = request_token

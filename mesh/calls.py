@@ -21,6 +21,7 @@ from mesh import (
 )
 from mesh.changes import Acting, Changes, Held
 from mesh.store import Store
+from village.options.v1 import options_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -90,9 +91,14 @@ class Call:
 
     # changing
 
-    def create(self, message: M, *, parent: str, event: type[Message], wanted: str = "") -> M:
-        """Creates a resource without a flow, and announces it. `wanted`: the last part of its name."""
-        self.changes.announce(self._new(message, parent, wanted), event)
+    def create(
+        self, message: M, *, parent: str, event: type[Message], wanted: str = "", shared: bool = False
+    ) -> M:
+        """Creates a resource without a flow, and announces it. `wanted`: the last part of its name; `shared`:
+        whoever comes first creates it for all, and the others run again rather than being refused."""
+        held = self._new(message, parent, wanted)
+        held.shared = shared
+        self.changes.announce(held, event)
         return message
 
     def save(self, message: M, event: type[Message]) -> M:
@@ -133,6 +139,15 @@ class Call:
         privacy.erase(message, resource.shape)
         self.changes.forget_reasons(self._held(message))
         return self.take(message, action)
+
+    def delete(self, message: Message, event: type[Message]) -> None:
+        """Deletes a loaded resource with its history and its files, and announces that. Only one whose events
+        never carried more than its name: of others copies and logs would still tell. The audit trail keeps
+        who did what to which name."""
+        resource = self._held(message).codec.resource
+        if resource.rises not in (options_pb2.RISES_NEVER, options_pb2.RISES_COUNTS):
+            raise ValueError(f"{resource.shape.full_name} leaves the node: its copies would stay")
+        self.changes.delete(self._held(message), event)
 
     def disclose(self, message: Message) -> None:
         """Says in the audit trail that a loaded resource is shown unmasked, or what is under seal in it."""

@@ -55,6 +55,9 @@ class Held:
     role: str = ""
     """The role that the caller acts in on it; empty when it was only looked at."""
     changed: bool = False
+    deleted: bool = False
+    shared: bool = False
+    """Whether another call may have created it first."""
     attached: frozenset[str] = frozenset()
     """Digests of the files that it referred to when it was read."""
 
@@ -111,6 +114,15 @@ class Changes:
         }  # fmt: skip
         self._rows.append(database.Write(self.store.plumbing.outbox, outbox))
 
+    def delete(self, held: Held, cls: type[Message]) -> None:
+        """Takes a resource and its history away, and announces that."""
+        message, held.deleted = held.message, True
+        for field, _ in message.ListFields():
+            if field.name != "name":
+                message.ClearField(field.name)
+        self.announce(held, cls)
+        self._rows.append(database.Write(self.store.plumbing.step, {"name": message.name}, "delete"))
+
     def audit(self, held: Held, before: str) -> str:
         """Adds an audit row about a resource; its digest. `before`: the resource's digest before."""
         acting, name = self.acting, held.message.name
@@ -143,8 +155,9 @@ class Changes:
         self._rows.append(write)
 
     def created(self) -> str:
-        """Name of a resource that is created, or empty."""
-        return next((name for name, h in self.held.items() if h.row is None and h.changed), "")
+        """Name of a resource that is created and that nobody else may have created, or empty."""
+        found = (n for n, h in self.held.items() if h.row is None and h.changed and not h.shared)
+        return next(found, "")
 
     def broken(self, check: str) -> errors.RuleBroken:
         """The refusal of what breaks a check: which records could, and the rule as the contract has it."""
@@ -178,6 +191,8 @@ class Changes:
 
     def _write(self, held: Held) -> database.Write:
         message = held.message
+        if held.deleted:
+            return database.Write(held.codec.table, {"name": message.name}, "delete")
         values = {
             "name": message.name, "version": held.version, "digest": held.digest,
             "alarm_time": self.store.instant(held.alarm) if held.alarm else None,

@@ -218,7 +218,7 @@ class Database:
 
     def transact(self, work: Callable[[Any], T]) -> T:
         """Runs `work` on a cursor in a write transaction. SQLite has one writer: whoever has the turn
-        takes every waiting job into one transaction, each in a savepoint of its own."""
+        takes every waiting job into one transaction, each of several in a savepoint of its own."""
         if self.sqlite:
             job = _Job(work)
             self._waiting.append(job)
@@ -251,9 +251,10 @@ class Database:
             with self.cursor(ends=False) as cursor:  # it is of other callers too
                 cursor.execute("BEGIN IMMEDIATE")
                 try:
+                    alone = len(jobs) == 1
                     for job in jobs:
-                        job.run(cursor, self._fault)
-                    cursor.execute("COMMIT")
+                        job.run(cursor, self._fault, alone=alone)
+                    cursor.execute("ROLLBACK" if alone and jobs[0].fault else "COMMIT")
                 except BaseException:
                     with contextlib.suppress(self._fault):
                         cursor.execute("ROLLBACK")
@@ -375,23 +376,29 @@ class _Job:
         self.result: Any = None
         self.fault: BaseException | None = None
 
-    def run(self, cursor: Any, fatal: type[BaseException]) -> None:
+    def run(self, cursor: Any, fatal: type[BaseException], *, alone: bool) -> None:
+        """Does it; one that has the transaction for itself needs no savepoint, which costs a copy of each
+        page that changes."""
         if deadlines.passed(self._until):
             self.fault = errors.DeadlineExceeded()
             return
-        cursor.execute("SAVEPOINT job")
+        if not alone:
+            cursor.execute("SAVEPOINT job")
         try:
             self.result = self.work(cursor)
         except fatal:
             raise
         except Exception as fault:
             self.fault = fault
-            cursor.execute("ROLLBACK TO job")
-        cursor.execute("RELEASE job")
+            if not alone:
+                cursor.execute("ROLLBACK TO job")
+        if not alone:
+            cursor.execute("RELEASE job")
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}",
-                   "foreign_keys=ON", "journal_size_limit=67108864", "secure_delete=ON"):  # fmt: skip
+                   "foreign_keys=ON", "journal_size_limit=67108864", "secure_delete=ON",
+                   "temp_store=MEMORY"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")

@@ -1,12 +1,14 @@
 """Handlers of records without a life cycle, which many are: looked up, listed, created and changed as the
-standard methods say (AIP-131 to 134). Separate from `calls`, which they are written with."""
+standard methods say (AIP-131 to 134); and of the history of those that have one. Separate from `calls`, which
+they are written with."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
 
-from mesh import calls, contract
+from mesh import calls, contract, flows
 
 Check = Callable[[Any, calls.Call], None]
 """Refuses a record that is to be written, as it will stand."""
@@ -56,3 +58,20 @@ def handlers(
     if changed is not None:
         made[f"Update{one}"] = update
     return made
+
+
+def histories(of: Iterable[flows.Flow], gets: Mapping[str, Any]) -> dict[str, Any]:
+    """`List…Steps` of each resource with a life cycle: its history, for whoever may see it. `gets`: the
+    handlers that return the resources, whose own rules hold here too."""
+    return dict(_history(flow.resource, gets[f"Get{flow.resource.DESCRIPTOR.name}"]) for flow in of)
+
+
+def _history(cls: type[Message], get: Callable[[Any, calls.Call], Any]) -> tuple[str, Any]:
+    module, one = sys.modules[cls.__module__], cls.DESCRIPTOR.name
+    asking, response = getattr(module, f"Get{one}Request"), getattr(module, f"List{one}StepsResponse")
+
+    def list_steps(request: Any, call: calls.Call) -> Any:
+        get(asking(name=request.parent), call)
+        return call.history(request, response)
+
+    return f"List{one}Steps", list_steps

@@ -2,11 +2,13 @@
 announced. Each goes through the one commit, so that of several processes one does it, once."""
 
 import datetime
+import functools
 import logging
+from typing import Any
 
 import sqlalchemy as sa
 
-from mesh import calls, database, errors, flows
+from mesh import calls, database, errors, flows, tables
 from mesh.store import Store
 
 BATCH = 200
@@ -18,15 +20,17 @@ def ring(store: Store, now: datetime.datetime) -> int:
     count = 0
     for flow in _timed(store):
         table = store.codec(flow.resource).table
-        due = (
-            sa.select(table.c.name)
-            .where(table.c.alarm_time < store.instant(now))
-            .order_by(table.c.alarm_time)
-            .limit(BATCH)
-        )
-        for (name,) in store.database.select(due):
+        sql = store.database.prepare(("ring", table.name), functools.partial(_ringing, table))
+        for (name,) in store.database.fetch(sql, {"now": store.instant(now)}):
             count += _act(store, flow, name, now, flows.ESCALATE)
     return count
+
+
+def _ringing(table: sa.Table) -> Any:
+    """The records whose time has come, the longest due first."""
+    due = sa.select(table.c.name).where(table.c.alarm_time < sa.bindparam("now", type_=tables.INSTANT))
+    ordered = due.order_by(table.c.alarm_time).limit(sa.literal_column(str(BATCH)))
+    return ordered.offset(sa.literal_column("0"))  # else SQLite adds a parameter of its own
 
 
 def recount(store: Store, now: datetime.datetime) -> int:

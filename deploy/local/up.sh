@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Starts a province and two of its counties with sample data and says what to try: `deploy/local/up.sh RUN PORT`,
+# Starts a province and two of its counties with sample data and says what to try: `deploy/local/up.sh RUN PORT REPORTS`,
 # for `make up`. Written in shell, because it shows that the command line is all one needs.
 set -euo pipefail
 
-run=${1:?"usage: up.sh RUN [PORT]"}
+run=${1:?"usage: up.sh RUN [PORT [REPORTS]]"}
 port=${2:-8423}
+reports=${3:-6343}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mesh="$here/villagemesh"
 province="$run/360000" wuning="$run/360423" xiushui="$run/360424"
@@ -24,7 +25,8 @@ join() { # data, region, port, services that it runs, services that it is grante
 
 # The sample is set in Wuning, which runs habitat by itself; Xiushui leaves everything to the province.
 if ! test -e "$wuning/data/habitat.db"; then
-  "$mesh" sample --data "$wuning" --region 360423
+  echo "A county's year of sample data: $reports reports, a minute or two for 6343 (REPORTS=300 make up: fewer)"
+  "$mesh" sample --data "$wuning" --region 360423 --reports "$reports"
 fi
 join "$wuning" 360423 "$port" habitat habitat
 join "$xiushui" 360424 $((port + 20)) "" ""

@@ -1,5 +1,6 @@
 """Spots that are looked at, and tips from images of them (村容村貌监测, H-6). A tip is a guess until somebody
-looks: then it becomes a report, or is emptied. It knows no face, no plate and no household (V-5)."""
+looks: then it becomes a report, or is emptied, and deleted days later; how many there were stays as a tally.
+It knows no face, no plate and no household (V-5)."""
 
 import datetime
 import logging
@@ -12,12 +13,14 @@ from services.habitat import devices, limits, reports, tables
 from services.habitat.figures import Figure
 from village.habitat.v1 import appearance_pb2 as pb
 from village.habitat.v1 import events_pb2, report_pb2
-from village.habitat.v1.appearance_pb2 import ImageTip, Spot
+from village.habitat.v1.appearance_pb2 import ImageTip, ImageTipTally, Spot
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
 from village.habitat.v1.report_pb2 import Report
 
 KEPT_AT_MOST = datetime.timedelta(days=30)
 """How long an image is kept that nobody looked at, whatever a policy says (V-5)."""
+REJECTED_KEPT = datetime.timedelta(days=7)
+"""How long one that was rejected is kept, emptied (V-5)."""
 LIMITS: dict[str, limits.Limits] = {"imageTips": {"file": 2, "forget": KEPT_AT_MOST}}
 """Working days until somebody looks, a local value, not from a standard; and when a tip is forgotten."""
 LOOKED_EVERY = datetime.timedelta(hours=1)
@@ -78,16 +81,22 @@ def confirm_image_tip(request: pb.ConfirmImageTipRequest, call: calls.Call) -> I
     filing = report_pb2.FileReportRequest(parent=region, report=report, report_id=tip_id)
     tip.report = reports.file_report(filing, call).name
     tip.ClearField("image")
+    _count(tip.division, call, confirmed=1)
     return call.take(_decided(tip, call), "confirm", reason=request.reason)
 
 
 def reject_image_tip(request: pb.RejectImageTipRequest, call: calls.Call) -> ImageTip:
-    """What it showed and where is forgotten at once; the file goes a day after nothing refers to it."""
-    return _emptied(_decided(call.load(ImageTip, request.name), call), request.cause, call)
+    """What it showed and where is forgotten at once; the file goes a day after nothing refers to it, the rest
+    with `forget`."""
+    tip = call.load(ImageTip, request.name)
+    tip.decider = call.reference
+    return _emptied(tip, request.cause, call)
 
 
 def _emptied(tip: ImageTip, cause: ImageTip.Cause, call: calls.Call) -> ImageTip:
     tip.cause = cause
+    tip.decide_time.CopyFrom(resources.stamp(call.now))
+    _count(tip.division, call, rejected=1)
     for field in ("spot", "device", "take_time", "recogniser"):
         tip.ClearField(field)
     return call.erase(tip, "reject")
@@ -97,6 +106,23 @@ def _decided(tip: ImageTip, call: calls.Call) -> ImageTip:
     tip.decider = call.reference
     tip.decide_time.CopyFrom(resources.stamp(call.now))
     return tip
+
+
+def _count(division: str, call: calls.Call, *, confirmed: int = 0, rejected: int = 0) -> None:
+    """Counts a decision in the tally of its village and month."""
+    month = call.now.astimezone(tables.CHINA).strftime("%Y-%m")
+    wanted, region = f"{division}-{month}", f"regions/{division[:6]}"
+    tally = call.find(ImageTipTally, f"{region}/imageTipTallies/{wanted}")
+    fresh = tally is None
+    if tally is None:
+        tally = ImageTipTally(division=division, month=month)
+    tally.confirmed_count += confirmed
+    tally.rejected_count += rejected
+    tally.decided_count += confirmed + rejected
+    if fresh:
+        call.create(tally, parent=region, event=pb.ImageTipTallyCreated, wanted=wanted, shared=True)
+    else:
+        call.save(tally, pb.ImageTipTallyChanged)
 
 
 def download_tip_image(request: pb.DownloadTipImageRequest, call: calls.Call) -> Iterator[Any]:
@@ -113,23 +139,31 @@ def kept_for(policy: LimitPolicy) -> datetime.timedelta:
 
 
 def forget(store: Store, now: datetime.datetime) -> int:
-    """Empties what nobody looked at in its time; how many."""
+    """Empties what nobody looked at in its time, and deletes what was rejected long enough ago; how many."""
     count = 0
     for name, policy, filed in tables.undecided_tips(store):
-        if filed + kept_for(store.policy(LimitPolicy, policy)) > now:
-            continue
-        call = calls.own(store, "forget", now)
-        tip = call.find(ImageTip, name)
-        if tip is None or tip.state != _S.STATE_FILED:
-            continue
-        _emptied(tip, ImageTip.CAUSE_UNSEEN, call)
-        try:
-            store.commit(call.changes.commit())  # type: ignore[arg-type]
-        except (database.Moved, database.Disowned, errors.Refusal) as fault:  # the next time, then
-            log.warning("a tip is not forgotten yet", extra={"about": {"name": name, "why": repr(fault)}})
-            continue
-        count += 1
+        if filed + kept_for(store.policy(LimitPolicy, policy)) <= now:
+            count += _by_itself(store, name, now, _S.STATE_FILED)
+    for name in tables.rejected_tips(store, now - REJECTED_KEPT):
+        count += _by_itself(store, name, now, _S.STATE_REJECTED)
     return count
+
+
+def _by_itself(store: Store, name: str, now: datetime.datetime, state: ImageTip.State) -> bool:
+    call = calls.own(store, "forget", now)
+    tip = call.find(ImageTip, name)
+    if tip is None or tip.state != state:
+        return False
+    if state == _S.STATE_FILED:
+        _emptied(tip, ImageTip.CAUSE_UNSEEN, call)
+    else:
+        call.delete(tip, pb.ImageTipDeleted)
+    try:
+        store.commit(call.changes.commit())  # type: ignore[arg-type]
+    except (database.Moved, database.Disowned, errors.Refusal) as fault:  # the next time, then
+        log.warning("a tip is not forgotten yet", extra={"about": {"name": name, "why": repr(fault)}})
+        return False
+    return True
 
 
 class Forgetting:
@@ -159,7 +193,7 @@ def on_report_verified(event: events_pb2.ReportVerified, call: calls.Call) -> No
     call.take(tip, "fix")
 
 
-RESOURCES = (Spot, ImageTip)
+RESOURCES = (Spot, ImageTip, ImageTipTally)
 FLOWS = (FLOW,)
 REACTIONS = (
     reactions.Reaction(
@@ -167,14 +201,13 @@ REACTIONS = (
     ),
 )  # fmt: skip
 FIGURES = (
-    Figure(
-        "H-6.1", "线索属实率", ImageTip, part="state = CONFIRMED OR state = FIXED", whole="state != FILED"
-    ),
+    Figure("H-6.1", "线索属实率", ImageTipTally, part_sum="confirmed_count", whole_sum="decided_count"),
     Figure("H-6.2", "平均整改天数", ImageTip, part_sum="fix_days", whole_sum="fix_count", unit="d"),
 )
 HANDLERS = {
     **records.handlers(pb, Spot, created=pb.SpotCreated, changed=pb.SpotChanged),
     **records.handlers(pb, ImageTip),
+    **records.handlers(pb, ImageTipTally),
     "FileImageTip": file_image_tip,
     "ConfirmImageTip": confirm_image_tip,
     "RejectImageTip": reject_image_tip,

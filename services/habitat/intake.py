@@ -40,6 +40,8 @@ class Intake:
         self._months: set[str] = set()
         self.days: set[tuple[str, int]] = set()
         """Stations, and days that are to be summed up again."""
+        self.noted_day = 0
+        """The day on which days without any readings were last noted, by when it begins."""
         self.touched: set[str] = set()
         """Stations whose readings are still to be held against limits."""
         self.recalled = False

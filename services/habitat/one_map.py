@@ -2,6 +2,7 @@
 figures (报表). An area lists what of it has a place, as LAYERS."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,7 +38,7 @@ class Layer:
     public: bool = False
     kept_safe: bool = False
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         return contract.resource(self.resource).plural
 
@@ -177,7 +178,7 @@ def sheet_handlers(areas: Sequence[Any]) -> Mapping[str, Any]:
 
     def generate_figure_sheet(request: pb.GenerateFigureSheetRequest, call: calls.Call) -> FigureSheet:
         sheet = request.figure_sheet
-        sheet.figures.extend(figures.computed(areas, list(sheet.ids), request.parent, "", call))
+        sheet.figures.extend(figures.computed(areas, list(sheet.ids), request.parent, call))
         sheet.cut_off_time.CopyFrom(resources.stamp(call.now))
         sheet.generator = call.reference
         return call.file(sheet, parent=request.parent, wanted=request.figure_sheet_id)

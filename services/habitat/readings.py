@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mesh import calls, errors, lists, records, resources, store
-from services.habitat import alarms, intake, series_tables, tables
+from services.habitat import alarms, intake, series, series_tables, tables
+from services.habitat.figures import Figure
 from services.habitat.series import BEIJING_MS, DAY_MS, HOUR_MS
 from village.habitat.v1 import reading_pb2 as pb
 from village.habitat.v1.reading_pb2 import ReadingCorrection, StationDay
@@ -18,6 +19,9 @@ LONGEST_DAYS = 400
 MOST_READINGS, MOST_SUMS = 10_000, 400_000
 LATE = datetime.timedelta(minutes=10)
 """How long after midnight a day is summed up."""
+
+SILENT_DAYS = 40
+"""How far back silent days are noted, when a node was away for long."""
 
 # handlers
 
@@ -71,7 +75,7 @@ def aggregate_readings(
     request: pb.AggregateReadingsRequest, call: calls.Call
 ) -> pb.AggregateReadingsResponse:
     span = {pb.STEP_DAY: DAY_MS, pb.STEP_WHOLE: 0}.get(request.step, HOUR_MS)
-    first, behind = _begin(_ms(request.start_time), span or HOUR_MS), _ms(request.end_time)
+    first, behind = series.begin(_ms(request.start_time), span or HOUR_MS), _ms(request.end_time)
     if not first < behind <= first + LONGEST_DAYS * DAY_MS:
         raise errors.Invalid("end_time", f"is not later than start_time by at most {LONGEST_DAYS} days")
     seen, wanted = tables.seen_stations(call, Station, request.parent), set(request.stations)
@@ -116,7 +120,8 @@ class _Question:
             return rows
         numbers = {name: number for number, name in self.by_series.items()}
         spoilt = {
-            (numbers[name], _begin(time, self.span) if self.span else self.first) for name, time in corrected
+            (numbers[name], series.begin(time, self.span) if self.span else self.first)
+            for name, time in corrected
         }
         return [self._anew(row, corrected) if row[:2] in spoilt else row for row in rows]
 
@@ -127,8 +132,8 @@ class _Question:
             rows = series_tables.sums_of(self.opened, kind, numbers, self.first, self.behind)
             return [tuple(row) for row in rows]  # type: ignore[misc]
         # whole days by their own sums, what lies before and behind them by the hour
-        begin = min(_begin(self.first + DAY_MS - 1, DAY_MS), self.behind)
-        end = max(_begin(self.behind, DAY_MS), begin)
+        begin = min(series.begin(self.first + DAY_MS - 1, DAY_MS), self.behind)
+        end = max(series.begin(self.behind, DAY_MS), begin)
         parts = ((hours, self.first, begin), (days, begin, end), (hours, end, self.behind))
         found = [
             row
@@ -187,7 +192,7 @@ def correct_reading(request: pb.CorrectReadingRequest, call: calls.Call) -> Read
     correction.number = known.get((correction.station, time), (0, None))[0] + 1
     correction.correct_time.CopyFrom(resources.stamp(call.now))
     made = call.create(correction, parent=request.parent, event=pb.ReadingCorrected)
-    intake.of(call.store).days.add((correction.station, _begin(time, DAY_MS)))
+    intake.of(call.store).days.add((correction.station, series.begin(time, DAY_MS)))
     return made
 
 
@@ -196,8 +201,12 @@ def correct_reading(request: pb.CorrectReadingRequest, call: calls.Call) -> Read
 
 def tick(_process: Any, hosted: Any) -> None:
     """Holds what has arrived against limits, and sums up the days that are over."""
-    told = alarms.watch(hosted.store, resources.utcnow())
-    if sum_days(hosted.store, resources.utcnow()) or told:
+    now = resources.utcnow()
+    told = alarms.watch(hosted.store, now)
+    if (day := series.begin(series_tables.ms_of(now - LATE), DAY_MS)) != intake.of(hosted.store).noted_day:
+        intake.of(hosted.store).noted_day = day
+        note_silent_days(hosted.store, now)
+    if sum_days(hosted.store, now) or told:
         hosted.committed()
 
 
@@ -225,6 +234,7 @@ def _sum_day(opened: store.Store, name: str, day: int, now: datetime.datetime) -
     summed = known if known is not None else StationDay(station=name, date=date.isoformat())
     summed.division = station.division
     del summed.factors[:]
+    valid_hours = 0
     for instrument in sorted(station.instruments, key=lambda i: i.factor):
         number = series_tables.series_of(name, instrument.factor)
         asked = _Question(opened, {number: name}, instrument.factor, day, day + DAY_MS, DAY_MS)
@@ -234,6 +244,14 @@ def _sum_day(opened: store.Store, name: str, day: int, now: datetime.datetime) -
                 factor=instrument.factor, count=total_count, valid_count=valid,
                 mean=total / valid if valid else 0.0, min=low, max=high,
             )  # fmt: skip
+        hours = _Question(opened, {number: name}, instrument.factor, day, day + DAY_MS, HOUR_MS).sums()
+        valid_hours += series.valid_hours([row[3] for row in hours], instrument.interval_s)
+    summed.valid_hour_count = valid_hours
+    if known is None:  # what is found out later does not change what was expected
+        serving = _serving(station, day)
+        summed.expected_hour_count = sum(
+            series.expected_hours(i.interval_s, serving) for i in station.instruments
+        )
     summed.count = sum(f.count for f in summed.factors)
     summed.valid_count = sum(f.valid_count for f in summed.factors)
     summed.expected_count = sum(86_400 // i.interval_s for i in station.instruments)
@@ -247,10 +265,28 @@ def _sum_day(opened: store.Store, name: str, day: int, now: datetime.datetime) -
     return 1
 
 
-def _begin(ms: int, span: int) -> int:
-    """Where the hour, or the day of Beijing time, begins that a moment lies in."""
-    shift = BEIJING_MS if span == DAY_MS else 0
-    return (ms + shift) // span * span - shift
+def _serving(station: Station, day: int) -> int:
+    """How many milliseconds of a day a station was in service, in whole hours."""
+    if not station.HasField("out_of_service_until"):
+        return DAY_MS
+    return min(max(day + DAY_MS - _ms(station.out_of_service_until), 0), DAY_MS) // HOUR_MS * HOUR_MS
+
+
+def note_silent_days(opened: store.Store, now: datetime.datetime) -> int:
+    """Has the days summed up too on which a station sent nothing at all, since its first: how many. Without
+    them a station that fell silent would look as if it had never failed."""
+    taking = intake.of(opened)
+    last = series.begin(series_tables.ms_of(now - LATE), DAY_MS) - DAY_MS
+    count = 0
+    for name, date in tables.last_days(opened):
+        if not opened.grants.owned(resources.region_in(name)):
+            continue
+        known = series_tables.ms_of(datetime.datetime.fromisoformat(f"{date}T00:00:00+08:00"))
+        first = max(known + DAY_MS, last - (SILENT_DAYS - 1) * DAY_MS)
+        silent = {(name, day) for day in range(first, last + 1, DAY_MS)}
+        count += len(silent - taking.days)
+        taking.days |= silent
+    return count
 
 
 def _ms(stamped: Any) -> int:
@@ -262,6 +298,12 @@ def _moment(ms: int) -> datetime.datetime:
 
 
 RESOURCES = (ReadingCorrection, StationDay)
+FIGURES = (
+    Figure(
+        "H-16.4", "在线率", StationDay, part_sum="valid_hour_count", whole_sum="expected_hour_count",
+        date="date",
+    ),
+)  # fmt: skip
 HANDLERS: dict[str, Any] = {
     "StreamReadings": stream_readings,
     "ListReadings": list_readings,

@@ -47,11 +47,6 @@ def list_reports(request: pb.ListReportsRequest, call: calls.Call) -> pb.ListRep
     return call.page(Report, request, pb.ListReportsResponse)
 
 
-def list_report_steps(request: pb.ListReportStepsRequest, call: calls.Call) -> pb.ListReportStepsResponse:
-    call.load(Report, request.parent)
-    return call.history(request, pb.ListReportStepsResponse)
-
-
 def accept_report(request: pb.AcceptReportRequest, call: calls.Call) -> Report:
     report = call.load(Report, request.name)
     report.accept_time.CopyFrom(resources.stamp(call.now))
@@ -244,7 +239,6 @@ HANDLERS: dict[str, Any] = {
     "FileReport": file_report,
     "GetReport": get_report,
     "ListReports": list_reports,
-    "ListReportSteps": list_report_steps,
     "AcceptReport": accept_report,
     "RejectReport": reject_report,
     "MarkReportDuplicate": mark_report_duplicate,

@@ -4,7 +4,7 @@
 from typing import Any
 
 from mesh import calls, errors, flows, records, resources
-from services.habitat import figures, one_map, tables
+from services.habitat import figures, grading, one_map, tables
 from village.habitat.v1 import sample_pb2 as pb
 from village.habitat.v1.sample_pb2 import (
     AnalysisBatch,
@@ -132,8 +132,12 @@ def test_sample(request: pb.TestSampleRequest, call: calls.Call) -> Sample:
 
 def report_sample(request: pb.ReportSampleRequest, call: calls.Call) -> Sample:
     sample = call.load(Sample, request.name)
-    if not tables.matching(call, LabResult, sample.name, sample=sample.name):
+    results = _found(call, sample.name, sample=sample.name)
+    if not results:
         raise SampleHasNoResult(name=sample.name)
+    grading.hold(sample, results, grading.yardsticks(call, _source(sample, call)))
+    for result in results:
+        call.save(result, pb.LabResultChanged)
     sample.report_time.CopyFrom(resources.stamp(call.now))
     return call.take(sample, "report", reason=request.reason)
 
@@ -145,11 +149,11 @@ def publish_sample(request: pb.PublishSampleRequest, call: calls.Call) -> Sample
         raise ResultsInDoubt(name=sample.name, factors=", ".join(doubtful))
     for result in results:
         call.rely_on(result)
-    source = call.find(WaterSource, sample.source)
-    assert source is not None
+    source = _source(sample, call)
     bulletin = WaterBulletin(
         division=sample.division, title=source.title, location=blurred(source), take_time=sample.take_time,
         publish_time=resources.stamp(call.now), results=[_finding(result) for result in results],
+        grade=sample.grade, compliance=sample.compliance, standard=sample.standard,
     )  # fmt: skip
     call.create(bulletin, parent=f"regions/{resources.region_in(sample.name)}", event=pb.WaterBulletinCreated)
     sample.publish_time.CopyFrom(bulletin.publish_time)
@@ -157,9 +161,16 @@ def publish_sample(request: pb.PublishSampleRequest, call: calls.Call) -> Sample
     return call.take(sample, "publish", reason=request.reason)
 
 
+def _source(sample: Sample, call: calls.Call) -> WaterSource:
+    source = call.find(WaterSource, sample.source)
+    assert source is not None  # nothing deletes one
+    return source
+
+
 def withdraw_water_bulletin(request: pb.WithdrawWaterBulletinRequest, call: calls.Call) -> WaterBulletin:
     bulletin = call.load(WaterBulletin, request.name)
-    bulletin.ClearField("results")
+    for field in ("results", "grade", "compliance"):
+        bulletin.ClearField(field)
     bulletin.withdraw_reason = request.reason
     bulletin.withdraw_time.CopyFrom(resources.stamp(call.now))
     return call.save(bulletin, pb.WaterBulletinWithdrawn)
@@ -208,6 +219,7 @@ def check_result(result: LabResult, call: calls.Call) -> None:
     assert sample is not None
     if sample.state not in IN_HAND:
         raise SampleNotInHand(name=sample.name)
+    grading.check_unit(result, grading.yardsticks(call, _source(sample, call)))
     call.rely_on(sample)
     batch = _batch(call, result.batch, "lab_result.batch")
     result.suspect = result.factor in batch.failed_factors
@@ -266,6 +278,9 @@ FIGURES = (
     figures.Figure(
         "H-13.1", "达标率", LabResult, part="compliance = COMPLIANT AND suspect = false",
         whole="compliance:* AND suspect = false",
+    ),
+    figures.Figure(
+        "H-13.4", "水样达标率", Sample, part="compliance = COMPLIANT", whole="compliance:*"
     ),
     figures.Figure("H-14.1", "质控合格率", QualityControl, part="passed = true"),
 )  # fmt: skip

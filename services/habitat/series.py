@@ -119,13 +119,32 @@ def last_of(times: Sequence[int], values: Sequence[float], before: Last | None) 
     return Last(times[-1], value, run + (before.run if before and before.value == value else 0))
 
 
+def begin(ms: int, span: int) -> int:
+    """Where the hour, or the day of Beijing time, begins that a moment lies in."""
+    shift = BEIJING_MS if span == DAY_MS else 0
+    return (ms + shift) // span * span - shift
+
+
+def valid_hours(hours: Sequence[int], interval_s: int) -> int:
+    """How many hourly values there are of an instrument, by the valid readings of each hour of a day: where
+    three quarters of those expected came (45 minutes of an hour; a local value, not from a standard)."""
+    if interval_s >= HOUR_MS // 1000:
+        return min(sum(hours), expected_hours(interval_s))
+    return sum(4 * valid * interval_s >= 3 * HOUR_MS // 1000 for valid in hours)
+
+
+def expected_hours(interval_s: int, part_ms: int = DAY_MS) -> int:
+    """How many hourly values there would be in that part of a day."""
+    return part_ms // max(HOUR_MS, interval_s * 1000)
+
+
 def sums(
     times: Sequence[int], values: Sequence[float], invalid: Sequence[str] | None, span: int
 ) -> list[Sum]:
     """What readings come to in each hour, or day of Beijing time. Times ascend."""
-    found, at, shift = [], 0, BEIJING_MS if span == DAY_MS else 0
+    found, at = [], 0
     while at < len(times):
-        start = (times[at] + shift) // span * span - shift
+        start = begin(times[at], span)
         end = bisect.bisect_left(times, start + span, at)
         good = values[at:end]
         if invalid is not None:

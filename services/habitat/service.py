@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from mesh import calls, runtime
+from mesh import calls, records, runtime
 from services.habitat import (
     agro_points,
     analysis,
@@ -68,17 +68,21 @@ def tick(process: Any, hosted: Any) -> None:
     _forgetting(process, hosted)
 
 
+HANDLERS = {name: handler for area in AREAS for name, handler in area.HANDLERS.items()}
+LIFECYCLES = (report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ())))
+
 SERVICE = runtime.Service(
     domain="habitat",
     package="village.habitat.v1",
     resources=tuple(cls for area in AREAS for cls in area.RESOURCES),
-    lifecycles=(report_flow.FLOW, *(flow for area in AREAS for flow in getattr(area, "FLOWS", ()))),
+    lifecycles=LIFECYCLES,
     series=series_tables.add_to,
     ticks=tick,
     feeds=collectors.FEEDS,
     reacts=tuple(reaction for area in AREAS for reaction in getattr(area, "REACTIONS", ())),
     handlers={
-        **{name: handler for area in AREAS for name, handler in area.HANDLERS.items()},
+        **HANDLERS,
+        **records.histories(LIFECYCLES, HANDLERS),
         **figures.handlers(AREAS),
         **limits.handlers(AREAS),
         **one_map.handlers(AREAS),

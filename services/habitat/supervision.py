@@ -1,10 +1,11 @@
 """What supervisors above a county find, order and note (问题线索在线受理、任务在线交办、履职在线监管, H-1).
 Clues and duty records are the supervisor's own; only the task lies with the county."""
 
+import datetime
 from typing import Any
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import limits
+from services.habitat import limits, tables
 from services.habitat.figures import Figure
 from village.habitat.v1 import supervision_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
@@ -51,12 +52,28 @@ def about_inside(record: Any, field: str) -> None:
         raise errors.Invalid(f"{field}.about_region", "does not lie inside the supervisor's region")
 
 
-def duty_consistent(record: DutyRecord, _call: calls.Call) -> None:
+def span_of(period: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """When a year, quarter or month of China begins, and when the next: "2026", "2026-Q1", "2026-03"."""
+    year, part = int(period[:4]), period[5:]
+    if part.startswith("Q"):
+        first, months = 3 * int(part[1]) - 2, 3
+    else:
+        first, months = (int(part), 1) if part else (1, 12)
+    behind = 12 * year + first - 1 + months
+    bounds = ((year, first), (behind // 12, behind % 12 + 1))
+    start, end = (datetime.datetime(y, m, 1, tzinfo=tables.CHINA) for y, m in bounds)
+    return start, end
+
+
+def count_duty(record: DutyRecord, call: calls.Call) -> None:
+    """Sets a record's figures (履职监管) by the tasks that the supervisor, or one below it, issued then."""
     about_inside(record, "duty_record")
-    if record.accepted_count > record.task_count or record.returned_count > record.task_count:
-        raise errors.Invalid("duty_record.task_count", "is less than a part of it")
-    if record.on_time_count > record.accepted_count:
-        raise errors.Invalid("duty_record.on_time_count", "is more than were accepted")
+    start, end = span_of(record.period)
+    if start > call.now:
+        raise errors.Invalid("duty_record.period", "has not begun")
+    for field, count in tables.duty(call, record, start, end).items():
+        setattr(record, field, count)
+    record.cut_off_time.CopyFrom(resources.stamp(min(call.now, end)))
 
 
 # the flows
@@ -242,19 +259,21 @@ FLOWS = (CLUE_FLOW, TASK_FLOW)
 FIGURES = (
     Figure(
         "H-1.1", "受理率", SupervisionTask, part="accept_time:* AND state != WITHDRAWN",
-        whole="state != WITHDRAWN",
+        whole="state != WITHDRAWN", time="issue_time",
     ),
     Figure(
         "H-1.2", "按期办结率", SupervisionTask, part="state = VERIFIED AND NOT late_time:*",
-        whole="state = VERIFIED",
+        whole="state = VERIFIED", time="issue_time",
     ),
-    Figure("H-1.3", "退回率", SupervisionTask, part="return_count > 0", whole=""),
+    Figure(
+        "H-1.3", "退回率", SupervisionTask, part="return_count > 0", whole="", time="issue_time"
+    ),
 )  # fmt: skip
 HANDLERS = {
     **records.handlers(pb, Clue),
     **records.handlers(pb, SupervisionTask),
     **records.handlers(
-        pb, DutyRecord, created=pb.DutyRecordCreated, changed=pb.DutyRecordChanged, check=duty_consistent
+        pb, DutyRecord, created=pb.DutyRecordCreated, changed=pb.DutyRecordChanged, check=count_duty
     ),
     "FileClue": file_clue,
     "AcceptClue": accept_clue,

@@ -7,18 +7,22 @@ from typing import Any
 import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mesh import calls, filters, lists, resources, store
+from mesh import calls, filters, lists, regions, resources, store
 from village.habitat.v1 import (
     analysis_pb2,
     appearance_pb2,
     limit_policy_pb2,
+    reading_pb2,
     report_pb2,
     report_policy_pb2,
+    supervision_pb2,
     upkeep_pb2,
     waste_pb2,
 )
 from village.habitat.v1.scheme_pb2 import VillageType
 from village.habitat.v1.station_pb2 import WaterSource
+
+CHINA = datetime.timezone(datetime.timedelta(hours=8))
 
 
 def policy_in_force(call: calls.Call, region: str, at: datetime.datetime) -> str:
@@ -52,6 +56,43 @@ def undecided_tips(opened: store.Store) -> list[tuple[str, str, datetime.datetim
     c = opened.codec(appearance_pb2.ImageTip).table.c
     rows = opened.database.select(sa.select(c.name, c.policy, c.file_time).where(c.state == "FILED"))
     return [(name, policy, resources.when(filed)) for name, policy, filed in rows]
+
+
+def rejected_tips(opened: store.Store, before: datetime.datetime) -> list[str]:
+    """Names of image tips that were rejected before a time, some of them if there are many."""
+    c = opened.codec(appearance_pb2.ImageTip).table.c
+    wanted = (c.state == "REJECTED", c.decide_time < opened.instant(before))
+    return [name for (name,) in opened.database.select(sa.select(c.name).where(*wanted).limit(500))]
+
+
+def last_days(opened: store.Store) -> list[tuple[str, str]]:
+    """(station, date) of the last day that was summed up of each station."""
+    c = opened.codec(reading_pb2.StationDay).table.c
+    rows = opened.database.select(sa.select(c.station, sa.func.max(c.date)).group_by(c.station))
+    return [(station, date) for station, date in rows]
+
+
+def duty(call: calls.Call, record: Any, start: datetime.datetime, end: datetime.datetime) -> dict[str, int]:
+    """What the tasks come to that were issued to a record's region in a span, by field of the record;
+    withdrawn ones are none."""
+    codec = call.store.codec(supervision_pb2.SupervisionTask)
+    c = codec.table.c
+    done, late = c.state == "VERIFIED", c.late_time.is_not(None)
+    counted = {
+        "task_count": sa.true(), "accepted_count": c.accept_time.is_not(None), "verified_count": done,
+        "on_time_count": sa.and_(done, sa.not_(late)), "overdue_count": late,
+        "returned_count": c.return_count > 0, "sent_back_count": c.rework_count > 0,
+    }  # fmt: skip
+    wanted = (
+        filters.within(codec, record.about_region),
+        c.state != "WITHDRAWN",
+        c.issue_time >= call.store.instant(start),
+        c.issue_time < call.store.instant(end),
+        c.issuer_region.like(f"{regions.prefix(resources.region_in(record.name))}%"),
+    )
+    sums = (sa.func.coalesce(sa.func.sum(sa.case((what, 1), else_=0)), 0) for what in counted.values())
+    (row,) = call.select(sa.select(*sums).where(*wanted))
+    return dict(zip(counted, map(int, row), strict=True))
 
 
 def check_scores(call: calls.Call, period: upkeep_pb2.ScorePeriod) -> list[tuple[str, int, int]]:
@@ -94,7 +135,28 @@ def _policies(policies: sa.Table) -> Any:
     )
 
 
-def part_and_whole(call: calls.Call, figure: Any, parent: str, division: str) -> tuple[float, float]:
+Period = tuple[datetime.datetime | None, datetime.datetime | None]
+"""From when, and before when; None for no bound."""
+
+
+def _in_period(call: calls.Call, figure: Any, table: sa.Table, period: Period) -> list[Any]:
+    """The conditions for what belongs to a period, by when it happened."""
+    field: Any = table.c[figure.time or figure.date] if figure.time or figure.date else None
+    bounds: list[Any] = [
+        bound and (call.store.instant(bound) if figure.time else bound.astimezone(CHINA).date().isoformat())
+        for bound in period
+    ]
+    found = []
+    if bounds[0]:
+        found.append(field >= bounds[0])
+    if bounds[1]:
+        found.append(field < bounds[1])
+    return found
+
+
+def part_and_whole(
+    call: calls.Call, figure: Any, parent: str, division: str, period: Period = (None, None)
+) -> tuple[float, float]:
     """(part, whole) of a figure, over what the caller may see in a region, or a division of it."""
     codec, region = call.store.codec(figure.resource), resources.region_in(parent)
     table = codec.table
@@ -106,6 +168,7 @@ def part_and_whole(call: calls.Call, figure: Any, parent: str, division: str) ->
     conditions = [lists.visible(codec, call.method, call.caller, call.reference, region)]
     if division:
         conditions.append(filters.within(codec, division))
+    conditions += _in_period(call, figure, table, period)
     sums = (sa.func.coalesce(sa.func.sum(what), 0) for what in counted)
     part, whole = call.select(sa.select(*sums).select_from(table).where(*conditions))[0]
     return float(part), float(whole)

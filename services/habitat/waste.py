@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import devices, limits, tables
+from services.habitat import devices, limits, one_map, tables
 from services.habitat.figures import Figure
 from village.habitat.v1 import waste_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
@@ -240,6 +240,10 @@ def cancel_trip(request: pb.CancelTripRequest, call: calls.Call) -> Trip:
     return call.take(call.load(Trip, request.name), "cancel", reason=request.reason)
 
 
+LAYERS = (
+    one_map.Layer(Bin, "垃圾投放点", state="kind"),
+    one_map.Layer(TransferStation, "垃圾中转站"),
+)
 RESOURCES = (Bin, TransferStation, Vehicle, Route, Trip, WeighTicket)
 FLOWS = (FLOW,)
 FIGURES = (

@@ -223,8 +223,19 @@ class TestEvents:
             assert len(set(classes)) == len(classes)
             assert flow.policy is None or {flows.ESCALATE, flows.RECOUNT} <= set(flow.actions)
             of = flow.resource.DESCRIPTOR.full_name
-            unused = {n for n, e in found.items() if e.resource == of} - {c.full_name for c in classes}
+            others = {n for n, e in found.items() if e.resource == of and e.verb != "deleted"}
+            unused = others - {c.full_name for c in classes}
             assert unused == set()
+
+    def test_have_a_history_that_whoever_sees_the_record_reads(self, package: str) -> None:
+        found = contract.read(package).methods
+        for flow in service(package.split(".")[1]).lifecycles:
+            one = flow.resource.DESCRIPTOR.name
+            get, steps = found[f"Get{one}"], found[f"List{one}Steps"]
+            public = any(rule.scope == options_pb2.SCOPE_PUBLIC for rule in get.rules)
+            assert public or set(steps.rules) == set(get.rules), one
+            assert not any(rule.scope == options_pb2.SCOPE_PUBLIC for rule in steps.rules), one
+            assert steps.read_only
 
 
 def refusals(root: type[errors.Refusal]) -> Iterator[type[errors.Refusal]]:

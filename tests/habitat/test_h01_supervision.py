@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mesh import errors
+from mesh import calls, errors
+from services.habitat import supervision, tables
 from tests.contract.test_access import write_issuers
 from tests.county import PHOTO, REGION, County, issuer
 from tests.habitat.people import PARENT, refusal, verbs_of
@@ -61,6 +62,11 @@ def clue(province: County, about: str = REGION, **claims: Any) -> pb.Clue:
     asked = pb.FileClueRequest(parent=PROVINCE, clue=wanted)
     filed: pb.Clue = province.call("county", asked, **{**SUPERVISOR, **claims})
     return filed
+
+
+def duty(**fields: Any) -> pb.CreateDutyRecordRequest:
+    wanted = {"about_region": REGION, "period": "2026-Q1", **fields}
+    return pb.CreateDutyRecordRequest(parent=PROVINCE, duty_record=wanted)
 
 
 class TestTasks:
@@ -166,12 +172,43 @@ class TestClues:
 
 class TestDutyRecords:
     def test_is_kept_once_for_a_county_and_period(self, province: County) -> None:
-        wanted = {"about_region": REGION, "period": "2026-Q1", "task_count": 9, "accepted_count": 8}
-        asked = pb.CreateDutyRecordRequest(parent=PROVINCE, duty_record={**wanted, "on_time_count": 7})
+        asked = duty(assessment="按期", task_count=9)
         made = province.call("county", asked, **SUPERVISOR)
+        assert (made.task_count, made.cut_off_time.seconds) == (0, int(province.now.timestamp()))
         assert refusal(province, "county", asked, **SUPERVISOR) == "ALREADY_EXISTS"
-        more = pb.UpdateDutyRecordRequest(name=made.name, duty_record={"on_time_count": 9})
-        with pytest.raises(errors.Invalid, match="on_time_count"):
-            province.call("county", more, **SUPERVISOR)
-        more.duty_record.on_time_count = 8
-        assert province.call("county", more, **SUPERVISOR).on_time_count == 8
+        assert refusal(province, "county", duty(period="2026-04"), **SUPERVISOR) == "INVALID"
+
+    def test_counts_the_tasks_themselves(self, county: County) -> None:
+        done, back, withdrawn, late = reported(county), reported(county), task(county), task(county)
+        county.call("county", pb.AcceptSupervisionTaskRequest(name=late))
+        county.call("county", pb.VerifySupervisionTaskRequest(name=done), **ABOVE)
+        county.call("county", pb.SendBackSupervisionTaskRequest(name=back, reason="不到位"), **ABOVE)
+        county.call("county", pb.WithdrawSupervisionTaskRequest(name=withdrawn), **ABOVE)
+        returned = task(county)
+        county.call("county", pb.ReturnSupervisionTaskRequest(name=returned, reason="不属本县"))
+        county.pass_time(days=25)
+        county.hosted.tick()
+        record = pb.DutyRecord(name=f"{PROVINCE}/dutyRecords/x", about_region=REGION, period="2026-Q1")
+        call = calls.own(county.store, "count", county.now)
+        found = tables.duty(call, record, *supervision.span_of("2026-Q1"))
+        assert found == {
+            "task_count": 4, "accepted_count": 3, "verified_count": 1, "on_time_count": 1, "overdue_count": 3,
+            "returned_count": 1, "sent_back_count": 1,
+        }  # fmt: skip
+        record.name = "regions/350000/dutyRecords/x"  # another province issued none
+        assert not any(tables.duty(call, record, *supervision.span_of("2026")).values())
+        record.name = f"{PROVINCE}/dutyRecords/x"
+        assert not any(tables.duty(call, record, *supervision.span_of("2025-12")).values())
+
+    @pytest.mark.parametrize(
+        ("period", "start", "end"),
+        [
+            ("2026", "2026-01-01", "2027-01-01"),
+            ("2026-Q4", "2026-10-01", "2027-01-01"),
+            ("2026-12", "2026-12-01", "2027-01-01"),
+            ("2026-02", "2026-02-01", "2026-03-01"),
+        ],
+    )
+    def test_is_of_a_year_quarter_or_month_of_china(self, period: str, start: str, end: str) -> None:
+        found = [bound.isoformat() for bound in supervision.span_of(period)]
+        assert found == [f"{day}T00:00:00+08:00" for day in (start, end)]

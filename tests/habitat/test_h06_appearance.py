@@ -12,7 +12,7 @@ from tests.county import PHOTO, County
 from tests.habitat.people import DIVISION, HERE, PARENT, device, refusal, verbs_of
 from tests.loop import rows, take
 from village.habitat.v1 import appearance_pb2 as pb
-from village.habitat.v1 import devices_pb2, events_pb2, report_pb2
+from village.habitat.v1 import devices_pb2, events_pb2, figure_pb2, report_pb2
 
 I, S = pb.ImageTip, pb.Spot  # noqa: E741
 CAMERA = devices_pb2.Device.KIND_APPEARANCE_CAMERA
@@ -100,6 +100,42 @@ class TestTips:
         assert not rows(county, "SELECT sha256 FROM mesh_attachment")
         download = pb.DownloadTipImageRequest(name=made.name, sha256=PHOTO["sha256"])
         assert refusal(county, "town", download) == "NOT_FOUND"
+
+    def test_what_was_rejected_is_deleted_after_a_week(self, county: County) -> None:
+        where = spot(county)
+        made, other = (county.call("keeper", asked(county, where)) for _ in range(2))
+        county.call("town", pb.RejectImageTipRequest(name=made.name, cause=I.CAUSE_NOTHING))
+        confirm(county, other)
+        county.pass_time(days=6)
+        assert appearance.forget(county.store, county.now) == 0
+        county.pass_time(days=2)
+        assert appearance.forget(county.store, county.now) == 1
+        assert refusal(county, "county", pb.GetImageTipRequest(name=made.name)) == "NOT_FOUND"
+        listed = county.call("county", pb.ListImageTipsRequest(parent=PARENT)).image_tips
+        assert [each.name for each in listed] == [other.name]
+        assert not rows(county, "SELECT number FROM mesh_step WHERE name = :n", n=made.name)
+        told = rows(county, "SELECT type, payload FROM mesh_outbox WHERE name = :n ORDER BY id", n=made.name)
+        assert told[-1][0].endswith("ImageTipDeleted")
+        for kind, payload in told:
+            event = getattr(pb, kind.rpartition(".")[2]).FromString(bytes(payload))
+            assert {field.name for field, _ in event.image_tip.ListFields()} == {"name", "etag"}
+        audited = rows(county, "SELECT method, after_digest FROM mesh_audit WHERE name = :n", n=made.name)
+        assert "forget" in {method for method, _ in audited}
+        assert all(digest for _, digest in audited)
+
+    def test_are_counted_when_they_are_gone(self, county: County) -> None:
+        where = spot(county)
+        first, *others = (county.call("keeper", asked(county, where)) for _ in range(4))
+        for each in others:
+            county.call("town", pb.RejectImageTipRequest(name=each.name, cause=I.CAUSE_NOTHING))
+        confirm(county, first)
+        county.pass_time(days=8)
+        assert appearance.forget(county.store, county.now) == 3
+        wanted = figure_pb2.ComputeFiguresRequest(parent=PARENT, ids=["H-6.1"])
+        (rate,) = county.call("county", wanted).figures
+        assert (rate.numerator, rate.denominator, rate.value.value) == (1, 4, "25.00")
+        (tally,) = county.call("county", pb.ListImageTipTalliesRequest(parent=PARENT)).image_tip_tallies
+        assert (tally.division, tally.month, tally.rejected_count) == (DIVISION, "2026-03", 3)
 
     def test_is_forgotten_when_nobody_looks(self, county: County) -> None:
         made = tip(county)

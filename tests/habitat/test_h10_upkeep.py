@@ -153,6 +153,9 @@ class TestScores:
         assert (seen.score, len(seen.parts)) == (83.5, 2)
         other = {"sub": "keeper-2"}
         assert refusal(county, "keeper", pb.GetKeeperScoreRequest(name=found.name), **other) == "FORBIDDEN"
+        steps = pb.ListKeeperScoreStepsRequest(parent=found.name)
+        assert [s.action for s in county.call("keeper", steps).steps][:1] == ["compute"]
+        assert refusal(county, "keeper", steps, **other) == "FORBIDDEN"
         for text in ("", "score > 0", "score > 0) OR (score < 1"):
             listed = pb.ListKeeperScoresRequest(parent=PARENT, filter=text)
             assert not county.call("keeper", listed, **other).keeper_scores

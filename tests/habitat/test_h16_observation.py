@@ -1,15 +1,20 @@
 """H-16 观测站点: stations are compared with others, and what is wrong with one is looked at and closed."""
 
+from typing import Any
+
 import pytest
 
 from mesh import errors
+from services.habitat import intake, readings
 from tests.county import PHOTO, County
 from tests.habitat.people import PARENT, before, refusal
 from tests.habitat.test_h11_sources import INSTRUMENTS, station
-from village.habitat.v1 import figure_pb2
+from tests.habitat.test_readings import HOUR, MIDNIGHT
+from village.habitat.v1 import figure_pb2, reading_pb2, station_pb2
 from village.habitat.v1 import observation_pb2 as pb
 
 A = pb.Anomaly
+COD: dict[str, Any] = {"factor": "w01018", "low": 0, "high": 500, "interval_s": 3600}
 
 
 def second(county: County, **fields: object) -> str:
@@ -33,6 +38,67 @@ def anomaly(county: County, who: str = "village", **fields: object) -> str:
     if "station" not in fields:
         wanted["station"] = station(county).name
     return str(county.call(who, pb.ReportAnomalyRequest(parent=PARENT, anomaly=wanted)).name)
+
+
+def readings_of(county: County, of: str, hours: range, every_s: int = 3600) -> None:
+    """Valid readings of one factor in those hours of the day that begins at MIDNIGHT."""
+    row = county.store.row(county.store.codec(station_pb2.Station), of)
+    assert row is not None
+    times = [MIDNIGHT + HOUR * h + 1000 * s for h in hours for s in range(0, 3600, every_s)]
+    given = reading_pb2.Series(
+        factor="w01018", times_ms=times, values=[10.0 + n % 7 for n in range(len(times))]
+    )
+    intake.of(county.store).take(row.message, [given], county.now)
+
+
+def uptime(county: County, **period: Any) -> tuple[float, float, str]:
+    asked = figure_pb2.ComputeFiguresRequest(parent=PARENT, ids=["H-16.4"], **period)
+    (found,) = county.call("county", asked).figures
+    return found.numerator, found.denominator, found.value.value
+
+
+class TestUptime:
+    """MIDNIGHT is that of the 2nd of March, a Monday on which the clock stands at 10:00."""
+
+    def test_is_valid_hours_out_of_those_expected(self, county: County) -> None:
+        of = station(county, instruments=[COD]).name
+        county.pass_time(hours=15)
+        readings_of(county, of, range(18))
+        readings.sum_days(county.store, county.now)
+        assert uptime(county) == (18, 24, "75.00")
+
+    def test_counts_an_hour_of_which_three_quarters_came(self, county: County) -> None:
+        of = station(county, instruments=[{**COD, "interval_s": 60}]).name
+        county.pass_time(hours=15)
+        readings_of(county, of, range(2), 60)
+        readings_of(county, of, range(2, 4), 90)  # 40 of 60
+        readings.sum_days(county.store, county.now)
+        assert uptime(county) == (2, 24, "8.33")
+
+    def test_falls_on_days_on_which_nothing_came(self, county: County) -> None:
+        of = station(county, instruments=[COD]).name
+        county.pass_time(hours=15)
+        readings_of(county, of, range(24))
+        readings.sum_days(county.store, county.now)
+        assert readings.note_silent_days(county.store, county.now) == 0
+        county.pass_time(days=2)
+        assert readings.note_silent_days(county.store, county.now) == 2
+        readings.sum_days(county.store, county.now)
+        assert readings.note_silent_days(county.store, county.now) == 0
+        assert uptime(county) == (24, 72, "33.33")
+        second = MIDNIGHT // 1000 + 86_400
+        assert uptime(county, start_time={"seconds": second}) == (0, 48, "0.00")
+        assert uptime(county, end_time={"seconds": second}) == (24, 24, "100.00")
+
+    def test_leaves_out_when_the_station_was_out_of_service(self, county: County) -> None:
+        of = station(county, instruments=[COD]).name
+        back = {"seconds": MIDNIGHT // 1000 + 6 * 3600}
+        change = station_pb2.UpdateStationRequest(name=of, station={"out_of_service_until": back})
+        county.call("county", change)
+        county.pass_time(hours=15)
+        readings_of(county, of, range(24))
+        readings.sum_days(county.store, county.now)
+        assert uptime(county) == (18, 18, "100.00")
 
 
 class TestComparisons:

@@ -56,6 +56,20 @@ class TestH24:
         done = county.call("county", pb.ProcessSortieRequest(name=name, image_sets=[made]))
         assert (done.state, list(done.image_sets)) == (S.STATE_PROCESSED, [made])
 
+    def test_its_history_is_read_by_who_sees_it(self, county: County) -> None:
+        asked = pb.ListSortieStepsRequest(parent=flown(county))
+        steps = county.call("county", asked).steps
+        assert [(s.action, s.from_state, s.to_state) for s in steps] == [
+            ("plan", "", "PLANNED"), ("fly", "PLANNED", "FLOWN"),
+        ]  # fmt: skip
+        first = county.call("county", pb.ListSortieStepsRequest(parent=asked.parent, page_size=1))
+        asked.page_size, asked.page_token = 1, first.next_page_token
+        assert [s.action for s in county.call("county", asked).steps] == ["fly"]
+        for who in ("resident", "farm", "lab"):
+            assert refusal(county, who, asked) == "FORBIDDEN"
+        asked = pb.ListSortieStepsRequest(parent=f"{PARENT}/sorties/none")
+        assert refusal(county, "county", asked) == "NOT_FOUND"
+
     @pytest.mark.parametrize(
         ("fields", "hours", "reason"),
         [

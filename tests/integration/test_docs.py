@@ -50,7 +50,7 @@ class Node:
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
         """Runs a script in the checkout as a person would, `.run` being this node's directory."""
         script = script.replace(".run/", f"{self.run}/")
-        environment = {**os.environ, "RUN": str(self.run), "PORT": str(self.port)}
+        environment = {**os.environ, "RUN": str(self.run), "PORT": str(self.port), "REPORTS": "60"}
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, env=environment,
             capture_output=True, text=True, timeout=180, check=False,

@@ -30,6 +30,7 @@ from grpc_reflection.v1alpha import proto_reflection_descriptor_database as refl
 
 from deploy.local import node as local
 from deploy.local import prepare
+from services.habitat import service
 from tests import collector as collectors
 from tests.waiting import free_ports, until
 
@@ -279,7 +280,7 @@ class TestMakeUp:
     def test_starts_a_province_and_two_counties_to_try(self, tmp_path: pathlib.Path) -> None:
         county = County(tmp_path / "360423")
         county.port = free_ports(24)
-        words = ["bash", str(ROOT / "deploy/local/up.sh"), str(tmp_path), str(county.port)]
+        words = ["bash", str(ROOT / "deploy/local/up.sh"), str(tmp_path), str(county.port), "60"]
         try:
             for _ in range(2):
                 done = subprocess.run(words, capture_output=True, text=True, timeout=120)  # noqa: PLW1510
@@ -297,6 +298,9 @@ class TestMakeUp:
         for who in ("RESIDENT", "VILLAGE", "TOWN", "COUNTY"):
             assert county.ask(f"{REPORTS}?pageSize=5", token=tokens[who])[0] == 200
         assert len(county.ask(f"{REPORTS}?pageSize=5", token=tokens["COUNTY"])[1]["reports"]) == 5
+        drawn = county.ask("/habitat/v1/regions/360423/map:draw", token=tokens["COUNTY"])[1]["features"]
+        shown = {feature["properties"]["layer"] for feature in drawn}
+        assert shown == {layer.name for area in service.AREAS for layer in getattr(area, "LAYERS", ())}
         assert (county.data / "tokens.env").stat().st_mode & 0o077 == 0
         urls = {"URL": "COUNTY", "PROVINCE_URL": "PROVINCE", "XIUSHUI_URL": "COUNTY"}
         for url, who in urls.items():  # any gateway will do

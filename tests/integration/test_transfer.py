@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import openpyxl
 import pytest
 
+from cli import sheets, transfer
+from mesh import contract
 from tests.integration.test_local_node import County, mesh
 
 HEADER = ["类别", "描述", "区划代码", "位置", "联系人", "联系电话", "发现时间"]
@@ -87,6 +89,44 @@ def test_refuses_a_header_that_it_does_not_know(
     code, _, wrong = load(node, sheet(tmp_path / "a.csv", [header, GOOD] if header else []))
     assert code == 1
     assert said in wrong
+
+
+def exported(node: County, to: pathlib.Path, kind: str, *more: str) -> list[dict[str, str]]:
+    words = ("--region", "360423", "--token", node.token("KA"), *more)
+    said = mesh("export", "--data", str(node.data), f"habitat/{kind}", str(to), *words)
+    assert said.returncode == 0, said.stderr
+    header, *rows = csv.reader(to.read_text("utf-8-sig").splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_writes_whatever_a_domain_lists(node: County, tmp_path: pathlib.Path) -> None:
+    wanted = exported(node, tmp_path / "a.csv", "standards", "--filter", 'code = "GB 3838-2002"')
+    assert [(row["name"].rpartition("/")[2], row["code"]) for row in wanted] == [
+        ("gb-3838-2002", "GB 3838-2002"), ("gb-3838-2002-source", "GB 3838-2002"),
+    ]  # fmt: skip
+    assert (wanted[0]["classes"], wanted[0]["valid_from"]) == ("Ⅰ；Ⅱ；Ⅲ；Ⅳ；Ⅴ", "2002-06-01")
+    assert exported(node, tmp_path / "b.csv", "stations") == []
+
+
+def test_writes_figures_with_what_they_are_of(node: County, tmp_path: pathlib.Path) -> None:
+    found = {row["编号"]: row for row in exported(node, tmp_path / "a.csv", "figures")}
+    assert (found["H-2.1"]["指标"], found["H-2.1"]["分母"], found["H-2.1"]["值"]) == ("接入率", "0.0", "")
+    assert found["H-2.1"]["口径"].startswith("count(villagePoints")
+    assert found["H-2.1"]["截止时间"].endswith("+08:00")
+    refused = mesh("export", "--data", str(node.data), "habitat/figures", str(tmp_path / "b.csv"), "--region",
+                   "360423", "--token", node.token("KA"), "--filter", "x = 1")  # fmt: skip
+    assert "cannot be asked for by filter" in refused.stderr
+
+
+def test_knows_every_list_of_the_domain(tmp_path: pathlib.Path) -> None:
+    found = contract.read("village.habitat.v1")
+    for method in found.methods.values():
+        named = method.name.removeprefix("List")
+        if named != method.name and "filter" in method.request_fields:
+            of = transfer.kind("habitat", named[0].lower() + named[1:])
+            titles = [column.title for column in sheets.shown(of.shape)]
+            assert "name" in titles, method.name
+            assert len(titles) == len(set(titles)), method.name
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.xlsx"])

@@ -1,4 +1,4 @@
-"""reports and policies"""
+"""reports_and_policies"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -1299,6 +1299,14 @@ def upgrade() -> None:
             postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
             nullable=True,
         ),
+        sa.Column("verified_count", sa.BigInteger(), nullable=False),
+        sa.Column("overdue_count", sa.BigInteger(), nullable=False),
+        sa.Column("sent_back_count", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "cut_off_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+        ),
         sa.CheckConstraint("accepted_count <= task_count", name="duty_records_check_0"),
         sa.CheckConstraint("on_time_count <= accepted_count", name="duty_records_check_1"),
         sa.CheckConstraint("returned_count <= task_count", name="duty_records_check_2"),
@@ -2364,6 +2372,54 @@ def upgrade() -> None:
     )
     op.create_index("image_sets_owner", "image_sets", ["owner", "name"], unique=False)
     op.create_index("image_sets_region", "image_sets", ["region", "name"], unique=False)
+    op.create_table(
+        "image_tip_tallies",
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("region", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False, comment="counts the commits; the etag"),
+        sa.Column(
+            "owner",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="reference of who created it",
+        ),
+        sa.Column(
+            "alarm_time",
+            sa.DateTime(timezone=True).with_variant(sa.String(length=27), "sqlite"),
+            nullable=True,
+            comment="when the plumbing next acts on it by itself",
+        ),
+        sa.Column(
+            "digest",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="SHA-256 of what was published of it",
+        ),
+        sa.Column(
+            "township",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="first nine digits of the division",
+        ),
+        sa.Column("division", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("month", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("confirmed_count", sa.BigInteger(), nullable=False),
+        sa.Column("rejected_count", sa.BigInteger(), nullable=False),
+        sa.Column("decided_count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        comment="village.habitat.v1.ImageTipTally",
+    )
+    op.create_index(
+        "image_tip_tallies_alarm_time",
+        "image_tip_tallies",
+        ["alarm_time"],
+        unique=False,
+        postgresql_where=sa.text("alarm_time IS NOT NULL"),
+        sqlite_where=sa.text("alarm_time IS NOT NULL"),
+    )
+    op.create_index("image_tip_tallies_owner", "image_tip_tallies", ["owner", "name"], unique=False)
+    op.create_index("image_tip_tallies_region", "image_tip_tallies", ["region", "name"], unique=False)
+    op.create_index("image_tip_tallies_township", "image_tip_tallies", ["township", "name"], unique=False)
     op.create_table(
         "image_tips",
         sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
@@ -4283,6 +4339,17 @@ def upgrade() -> None:
             nullable=True,
         ),
         sa.Column("bulletin", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("standard", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "required_class", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("grade", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column(
+            "worst_factors",
+            postgresql.JSONB(astext_type=sa.Text()).with_variant(sa.Text(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("compliance", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.PrimaryKeyConstraint("name"),
         comment="village.habitat.v1.Sample",
     )
@@ -4937,6 +5004,8 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.Column("valid_count", sa.BigInteger(), nullable=False),
         sa.Column("expected_count", sa.BigInteger(), nullable=False),
+        sa.Column("valid_hour_count", sa.BigInteger(), nullable=False),
+        sa.Column("expected_hour_count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
         comment="village.habitat.v1.StationDay",
     )
@@ -6027,6 +6096,9 @@ def upgrade() -> None:
         sa.Column(
             "withdraw_reason", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
         ),
+        sa.Column("grade", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("compliance", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("standard", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.PrimaryKeyConstraint("name"),
         comment="village.habitat.v1.WaterBulletin",
     )
