@@ -123,7 +123,7 @@ def opened(
     def open_(region: str) -> counties.County:
         if through_:
             found = through.ThroughGateway(tmp_path, database_url, region=region)
-            asked.append(found.behind(request.getfixturevalue("door")))
+            asked.append(found.behind(request.getfixturevalue("door"), through.shown_by(request.node.nodeid)))
         else:
             asked.append(counties.County(tmp_path, database_url, region=region))
         return asked[-1]

@@ -98,9 +98,9 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 class ThroughGateway(County):
     """Wuning's habitat behind the door."""
 
-    def behind(self, door: Door) -> "ThroughGateway":
-        """This county, asked through that door."""
-        self.door, door.county = door, self
+    def behind(self, door: Door, shown: set[str] | None) -> "ThroughGateway":
+        """This county, asked through that door. `shown`: the methods whose exchanges are kept; None: all."""
+        self.door, self.shown, door.county = door, shown, self
         self.refused: errors.Refusal | None = None
         self.asking = False
         """Whether a call is under way: what a handler asks meanwhile does not go through."""
@@ -154,7 +154,9 @@ class ThroughGateway(County):
         return bytes(json_format.ParseDict(told, found.response()).SerializeToString())
 
     def _keep(self, method: str, sent: dict[str, Any], told: Any) -> None:
-        """Keeps the fullest of what this test sent and was answered."""
+        """Keeps what this test sent and was answered, where the document shows it or may come to."""
+        if self.shown is not None and method not in self.shown:
+            return
         example = {"path": sent["path"], "query": sent["query"], "body": sent["body"], "answer": told}
         kept = self.seen.setdefault(method, [])
         kept.append(settled({k: v for k, v in example.items() if v or k == "answer"}))
@@ -179,32 +181,40 @@ def document() -> Any:
 
 
 @functools.cache
-def _operation(method: str) -> Any:
-    return next(o for p in document()["paths"].values() for o in p.values() if o["operationId"] == method)
+def _registry() -> Any:
+    return jsonschema_rs.Registry([("urn:document", document())])
 
 
-def _validator(schema: Any) -> Any:
-    whole = {**schema, "components": document()["components"]}
-    return jsonschema_rs.Draft202012Validator(whole)
+@functools.cache
+def _places() -> dict[str, tuple[str, str]]:
+    """Where each method stands in the document: URL and verb."""
+    return {o["operationId"]: (url, verb) for url, p in document()["paths"].items() for verb, o in p.items()}
+
+
+def _validator(*steps: str) -> Any:
+    """Judges by the schema that stands there in the document."""
+    pointer = "/".join(step.replace("~", "~0").replace("/", "~1") for step in ("", *steps))
+    schema = {"$ref": f"urn:document#{urllib.parse.quote(pointer)}"}
+    return jsonschema_rs.Draft202012Validator(schema, registry=_registry())
 
 
 @functools.cache
 def answers(method: str) -> Any:
     """Judges the answers of a method by the document."""
-    return _validator(_operation(method)["responses"]["200"]["content"]["application/json"]["schema"])
+    content = ("responses", "200", "content", "application/json", "schema")
+    return _validator("paths", *_places()[method], *content)
 
 
 @functools.cache
 def requests(method: str) -> Any:
     """Judges the bodies of a method by the document."""
-    return _validator(_operation(method)["requestBody"]["content"]["application/json"]["schema"])
+    return _validator("paths", *_places()[method], "requestBody", "content", "application/json", "schema")
 
 
 @functools.cache
 def status(code: int) -> Any:
     """Judges refusals by the document."""
-    content = document()["components"]["responses"][f"Refused{code}"]["content"]
-    return _validator(content["application/json"]["schema"])
+    return _validator("components", "responses", f"Refused{code}", "content", "application/json", "schema")
 
 
 @functools.cache
