@@ -46,6 +46,9 @@ nightly: gen  ## sends every method 20,000 requests that nobody would send, and 
 containers: gen  ## builds the image and runs a province and two counties in containers
 	$(BIN)/python -m pytest tests/integration/containers.py
 
+docs: gen  ## builds the documents as a site that needs no internet, in .site/html
+	$(BIN)/python -m cli.site
+
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
 
@@ -62,4 +65,4 @@ lock:  ## renews the hashed requirements (needs uv)
 	    --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt
 	done
 
-.PHONY: help up down test nightly containers bench lint lock gen
+.PHONY: help up down test nightly containers docs bench lint lock gen
