@@ -54,6 +54,9 @@ nightly: gen  ## sends every method 20,000 requests that nobody would send, and 
 containers: gen  ## builds the image and runs a province and two counties in containers
 	$(BIN)/python -m pytest tests/integration/containers.py
 
+docs: gen  ## builds the documents as a site that needs no internet, in .site/html
+	$(BIN)/python -m cli.site
+
 bench: gen  ## prints every figure and writes bench/out/results.json
 	$(BIN)/python -m bench
 
@@ -79,4 +82,4 @@ lock:  ## renews the hashed requirements (needs uv)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal --no-deps \
 	  --python-version 3.11 requirements/page.in -o requirements/page.txt
 
-.PHONY: help up down test examples nightly containers bench lint release wheel lock gen
+.PHONY: help up down test examples nightly containers docs bench lint release wheel lock gen

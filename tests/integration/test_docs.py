@@ -41,6 +41,21 @@ def commands(document: str) -> list[str]:
     return blocks(document, "sh")
 
 
+def prose(document: str) -> str:
+    """A document less its fenced blocks."""
+    return re.sub(r"^ *```.*?^ *```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def names(document: str) -> set[str]:
+    """What a document names letter by letter: codes, fields, headers, options."""
+    return {" ".join(name.split()) for name in re.findall(r"`([^`]+)`", prose(document))}
+
+
+def shape(document: str) -> list[str]:
+    """The headings' levels and the tables' rows, in order."""
+    return re.findall(r"^(#+ |\||- |\d\. )", prose(document), re.MULTILINE)
+
+
 class Node:
     """A node as README starts it, in a directory of its own."""
 
@@ -208,6 +223,15 @@ class TestGuides:
         assert not refused, done.stdout
         for text in said:
             assert text in done.stdout
+
+    @pytest.mark.parametrize("document", ["integrators", "administrators"])
+    def test_say_the_same_in_chinese(self, document: str) -> None:
+        english, chinese = f"docs/{document}.md", f"docs/{document}.zh-CN.md"
+        assert commands(chinese) == commands(english)
+        assert blocks(chinese, "mermaid") == blocks(english, "mermaid")
+        assert len(blocks(chinese, "text")) == len(blocks(english, "text"))
+        assert names(chinese) == names(english)
+        assert shape(chinese) == shape(english)
 
     def test_blocks_are_run_or_marked_as_text(self) -> None:
         for path in sorted((ROOT / "docs").glob("*.md")):
