@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mesh import calls, flows, records, regions, resources
-from services.habitat import tables
-from services.habitat.policies import EffectiveTimePassed
+from services.habitat import policies, tables
 from services.habitat.report_flow import NoPolicyInForce
 from village.habitat.v1 import limit_policy_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
@@ -45,13 +44,8 @@ def in_force(call: calls.Call, parent: str, work: str) -> LimitPolicy:
 
 
 def issue_limit_policy(request: pb.IssueLimitPolicyRequest, call: calls.Call) -> LimitPolicy:
-    policy = request.limit_policy
-    effective = resources.moment(policy.effective_time)
-    if effective < call.now:
-        raise EffectiveTimePassed(effective_time=effective.isoformat())
-    policy.issue_time.CopyFrom(resources.stamp(call.now))
-    return call.create(
-        policy, parent=request.parent, event=pb.LimitPolicyIssued, wanted=request.limit_policy_id
+    return policies.issue(
+        request.limit_policy, request.parent, call, event=pb.LimitPolicyIssued, wanted=request.limit_policy_id
     )
 
 
