@@ -45,12 +45,14 @@ def _watch(opened: store.Store, name: str, now: datetime.datetime) -> int:
     by_series = {}
     if station is not None:
         by_series = {series_tables.series_of(name, i.factor): i.factor for i in station.instruments}
+    if standard is None or station is None:
+        series_tables.mark_all_watched(opened, list(by_series))
+        return 0
     marks, told = series_tables.watched(opened, list(by_series)), 0
     for number, factor in by_series.items():
         after = max(marks.get(number, 0), series_tables.ms_of(now) - OLDEST_MS)
         while rows := series_tables.readings(opened, number, after + 1, 1 << 50, BATCH):
-            if standard is not None and station is not None:
-                told += _Judge(opened, station, standard, now).judge(factor, rows)
+            told += _Judge(opened, station, standard, now).judge(factor, rows)
             after = rows[-1][0]
             series_tables.mark_watched(opened, number, after)
     return told

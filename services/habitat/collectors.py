@@ -6,7 +6,7 @@ import datetime
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -94,21 +94,59 @@ def _answers(
     opened: store.Store, stations: Stations, parts: hj212.Parts,
     frames: Sequence[hj212.Frame | hj212.BadFrame],
 ) -> Iterator[bytes]:  # fmt: skip
-    for one in frames:
+    """The answers in the order of the frames; what frames say of one station is one commit."""
+    wrong: dict[int, hj212.BadFrame] = {}
+    found: dict[str, tuple[Station, dict[int, list[pb.Series]]]] = {}
+    for n, one in enumerate(frames):
         try:
             if isinstance(one, hj212.BadFrame):
                 raise one
             whole, station = parts.whole(one), _station(stations, one)
             if whole is not None and one.command == (station.taken_command or hj212.REAL_TIME):
-                _take(opened, station, hj212.measured(whole))
-            if one.wants_answer:
-                yield hj212.answer(one.fields)
+                given = _measured(station, hj212.measured(whole))
+                found.setdefault(station.name, (station, {}))[1][n] = given
         except hj212.BadFrame as bad:
-            log.warning("a frame is refused", extra={"about": {"code": bad.code, "why": str(bad)}})
-            yield hj212.answer(bad.fields, bad.code)
+            wrong[n] = bad
         except errors.Invalid as refusal:
-            log.warning("a frame is refused", extra={"about": {"why": str(refusal)}})
-            yield hj212.answer(one.fields, hj212.REJECTED)
+            wrong[n] = _rejected(one, refusal)
+    for station, given_by in found.values():
+        for n, refused in _kept(opened, station, given_by, resources.utcnow()).items():
+            wrong[n] = _rejected(frames[n], refused)
+    for n, one in enumerate(frames):
+        if (why := wrong.get(n)) is not None:
+            log.warning("a frame is refused", extra={"about": {"code": why.code, "why": str(why)}})
+            yield hj212.answer(why.fields, why.code)
+        elif isinstance(one, hj212.Frame) and one.wants_answer:
+            yield hj212.answer(one.fields)
+
+
+def _rejected(one: hj212.Frame | hj212.BadFrame, refusal: errors.Invalid) -> hj212.BadFrame:
+    return hj212.BadFrame(hj212.REJECTED, str(refusal), one.fields)
+
+
+def _kept(
+    opened: store.Store, station: Station, given: Mapping[int, Iterable[pb.Series]], now: datetime.datetime
+) -> dict[int, errors.Invalid]:
+    """Takes what several messages say of a station, in one commit; by its number each message that is
+    refused. Where one is, they are taken one by one."""
+    together: dict[str, pb.Series] = {}
+    for each in given.values():
+        for one in each:
+            into = together.setdefault(one.factor, pb.Series(factor=one.factor))
+            into.times_ms.extend(one.times_ms)
+            into.values.extend(one.values)
+            into.flags += one.flags
+    refused: dict[int, errors.Invalid] = {}
+    try:
+        if together:
+            intake.of(opened).take(station, list(together.values()), now)
+    except errors.Invalid:
+        for n, each in given.items():
+            try:
+                intake.of(opened).take(station, list(each), now)
+            except errors.Invalid as refusal:
+                refused[n] = refusal
+    return refused
 
 
 def _station(stations: Stations, one: hj212.Frame) -> Station:
@@ -126,8 +164,8 @@ def _station(stations: Stations, one: hj212.Frame) -> Station:
     return station
 
 
-def _take(opened: store.Store, station: Station, found: Sequence[hj212.Measured]) -> intake.Taken:
-    """Takes what a message says of factors that the station measures; of others it may speak too."""
+def _measured(station: Station, found: Sequence[hj212.Measured]) -> list[pb.Series]:
+    """What a message says of factors that the station measures; of others it may speak too."""
     known = {instrument.factor for instrument in station.instruments}
     given = [
         pb.Series(factor=m.factor, times_ms=[m.time_ms], values=[m.value], flags=m.flag[:1] or "N")
@@ -136,7 +174,7 @@ def _take(opened: store.Store, station: Station, found: Sequence[hj212.Measured]
     ]
     if not given:
         raise errors.Invalid("series", "holds no factor that the station measures")
-    return intake.of(opened).take(station, given, resources.utcnow())
+    return given
 
 
 # MQTT
@@ -181,30 +219,14 @@ def _taken(
             read[n] = _series(payload)
         except (ValueError, TypeError, KeyError, AttributeError) as fault:
             yield n, _said(refused=f"cannot be read: {fault}")
-    try:
-        together: dict[str, pb.Series] = {}
-        for each in read.values():
-            for factor, given in each.items():
-                into = together.setdefault(factor, pb.Series(factor=factor))
-                into.times_ms.extend(given.times_ms)
-                into.values.extend(given.values)
-                into.flags += given.flags
-        if together:
-            intake.of(opened).take(station, list(together.values()), now)
-    except errors.Invalid:
-        for n, each in read.items():  # which of them it is
-            try:
-                intake.of(opened).take(station, list(each.values()), now)
-            except errors.Invalid as refusal:
-                log.warning(
-                    "readings are refused", extra={"about": {"station": station.name, "why": str(refusal)}}
-                )
-                yield n, _said(refused=str(refusal))
-            else:
-                yield n, _said(each)
-        return
+    refused = _kept(opened, station, {n: each.values() for n, each in read.items()}, now)
     for n, each in read.items():
-        yield n, _said(each)
+        if (refusal := refused.get(n)) is None:
+            yield n, _said(each)
+        else:
+            about = {"station": station.name, "why": str(refusal)}
+            log.warning("readings are refused", extra={"about": about})
+            yield n, _said(refused=str(refusal))
 
 
 def _series(payload: bytes) -> dict[str, pb.Series]:

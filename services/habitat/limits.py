@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mesh import calls, errors, flows, records, regions, resources
-from services.habitat import tables
-from services.habitat.policies import EffectiveTimePassed
+from services.habitat import policies, tables
 from services.habitat.report_flow import NoPolicyInForce
 from village.habitat.v1 import limit_policy_pb2 as pb
 from village.habitat.v1.limit_policy_pb2 import LimitPolicy
@@ -55,12 +54,8 @@ def handlers(areas: Sequence[Any]) -> Mapping[str, Any]:
         if {limit.action for limit in policy.limits} != known[policy.work]:
             wanted = ", ".join(sorted(known[policy.work]))
             raise errors.Invalid("limit_policy.limits", f"are not for exactly these actions: {wanted}")
-        effective = resources.moment(policy.effective_time)
-        if effective < call.now:
-            raise EffectiveTimePassed(effective_time=effective.isoformat())
-        policy.issue_time.CopyFrom(resources.stamp(call.now))
-        return call.create(
-            policy, parent=request.parent, event=pb.LimitPolicyIssued, wanted=request.limit_policy_id
+        return policies.issue(
+            policy, request.parent, call, event=pb.LimitPolicyIssued, wanted=request.limit_policy_id
         )
 
     return {"IssueLimitPolicy": issue_limit_policy}

@@ -1,5 +1,9 @@
 """Time limits of reports (时限规定): versioned by county, never constants in code."""
 
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
 from mesh import calls, errors, regions, resources
 from village.habitat.v1 import events_pb2
 from village.habitat.v1.report_policy_pb2 import (
@@ -11,22 +15,28 @@ from village.habitat.v1.report_policy_pb2 import (
 )
 from village.type.v1 import level_pb2
 
+P = TypeVar("P", bound=Message)
+
 
 class EffectiveTimePassed(errors.Refused):
     en = "a policy cannot take effect in the past ({effective_time})"
     zh = "时限规定不得追溯生效"
 
 
-def issue_report_policy(request: IssueReportPolicyRequest, call: calls.Call) -> ReportPolicy:
-    """Issues a policy from a time to come on."""
-    policy = request.report_policy
-    effective = resources.moment(policy.effective_time)
+def issue(policy: P, parent: str, call: calls.Call, *, event: type[Message], wanted: str) -> P:
+    """Issues a policy of any kind from a time to come on."""
+    effective = resources.moment(policy.effective_time)  # type: ignore[attr-defined]
     if effective < call.now:
         raise EffectiveTimePassed(effective_time=effective.isoformat())
-    policy.issue_time.CopyFrom(resources.stamp(call.now))
-    return call.create(
-        policy, parent=request.parent, event=events_pb2.ReportPolicyIssued, wanted=request.report_policy_id
-    )
+    policy.issue_time.CopyFrom(resources.stamp(call.now))  # type: ignore[attr-defined]
+    return call.create(policy, parent=parent, event=event, wanted=wanted)
+
+
+def issue_report_policy(request: IssueReportPolicyRequest, call: calls.Call) -> ReportPolicy:
+    return issue(
+        request.report_policy, request.parent, call, event=events_pb2.ReportPolicyIssued,
+        wanted=request.report_policy_id,
+    )  # fmt: skip
 
 
 def get_report_policy(request: GetReportPolicyRequest, call: calls.Call) -> ReportPolicy:

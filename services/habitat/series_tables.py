@@ -222,6 +222,15 @@ def mark_watched(opened: store.Store, series: int, until: int) -> None:
     opened.database.change(t.update().where(t.c.series == series).values(watched_ms=until))
 
 
+def mark_all_watched(opened: store.Store, series: Sequence[int]) -> None:
+    """Notes that there is nothing to hold series against, up to their last readings."""
+    s, r = opened.metadata.tables["reading_series"], opened.metadata.tables["readings"]
+    last = sa.select(sa.func.max(r.c.time_ms)).where(r.c.series == s.c.series).scalar_subquery()
+    opened.database.change(
+        s.update().where(s.c.series.in_(series)).values(watched_ms=sa.func.coalesce(last, s.c.watched_ms))
+    )
+
+
 def sums_of(opened: store.Store, name: str, series: Sequence[int], first: int, behind: int) -> Sequence[Any]:
     """(series, start, count, valid, total, low, high) of spans, by series and time."""
     t = opened.metadata.tables[name]

@@ -83,6 +83,12 @@ class TestAlarms:
         assert alarms.watch(county.store, county.now) == 1
         assert exceedance(county).state == E.STATE_SUSPECTED
 
+    def test_a_station_without_a_standard_is_not_looked_at_again(self, county: County) -> None:
+        bare = station(county, standard="", standard_class="").name
+        assert measure(county, bare, 0, 900.0, 26.0) == 0
+        marks = rows(county, "SELECT watched_ms FROM reading_series WHERE station = :s", s=bare)
+        assert marks == [(MIDNIGHT + HOUR,)]
+
     def test_what_comes_days_late_raises_nothing(self, county: County, of: str) -> None:
         county.pass_time(days=3)
         send(county, message(of, w01018=([MIDNIGHT], [26.0], "")))

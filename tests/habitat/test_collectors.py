@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from mesh import devices, resources
-from services.habitat import collectors, hj212
+from services.habitat import collectors, hj212, series_tables
 from services.habitat.collectors import Stations
 from tests.county import County
 from tests.habitat.test_h11_sources import station
@@ -57,6 +57,21 @@ class TestHj212:
         current = replaced(CN="2011").replace("-Avg", "-Rtd")
         assert asked(county, current) == [(9014, "")]
         assert [r.value for r in listed(county, of).readings] == [11.2]
+
+    def test_what_one_connection_brings_at_once_is_one_commit(
+        self, county: County, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        of, commits = station(county, taken_command=2061).name, list[int]()
+        add = series_tables.add_readings
+
+        def counted(*given: Any) -> None:
+            commits.append(1)
+            add(*given)
+
+        monkeypatch.setattr(series_tables, "add_readings", counted)
+        hours = [HOURLY.replace("DataTime=2026030108", f"DataTime=20260301{hour:02d}") for hour in range(8)]
+        assert asked(county, *hours) == [(9014, "")] * 8
+        assert (len(listed(county, of).readings), len(commits)) == (8, 1)
 
     @pytest.mark.parametrize(
         ("text", "code"),
