@@ -251,10 +251,9 @@ class Database:
             with self.cursor(ends=False) as cursor:  # it is of other callers too
                 cursor.execute("BEGIN IMMEDIATE")
                 try:
-                    alone = len(jobs) == 1
                     for job in jobs:
-                        job.run(cursor, self._fault, alone=alone)
-                    cursor.execute("ROLLBACK" if alone and jobs[0].fault else "COMMIT")
+                        job.run(cursor, self._fault, alone=len(jobs) == 1)
+                    cursor.execute("ROLLBACK" if len(jobs) == 1 and jobs[0].fault else "COMMIT")
                 except BaseException:
                     with contextlib.suppress(self._fault):
                         cursor.execute("ROLLBACK")
@@ -377,23 +376,20 @@ class _Job:
         self.fault: BaseException | None = None
 
     def run(self, cursor: Any, fatal: type[BaseException], *, alone: bool) -> None:
-        """Does it; one that has the transaction for itself needs no savepoint, which costs a copy of each
-        page that changes."""
+        """Does it; `alone` in its transaction it needs no savepoint, which copies each page that changes."""
         if deadlines.passed(self._until):
             self.fault = errors.DeadlineExceeded()
             return
-        if not alone:
-            cursor.execute("SAVEPOINT job")
+        save, undo, release = ("", "", "") if alone else ("SAVEPOINT job", "ROLLBACK TO job", "RELEASE job")
+        cursor.execute(save)  # an empty statement does nothing
         try:
             self.result = self.work(cursor)
         except fatal:
             raise
         except Exception as fault:
             self.fault = fault
-            if not alone:
-                cursor.execute("ROLLBACK TO job")
-        if not alone:
-            cursor.execute("RELEASE job")
+            cursor.execute(undo)
+        cursor.execute(release)
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
