@@ -28,6 +28,10 @@ def document() -> str:
         "caller created. *A node of the mesh*: one that belongs to it, in its own name, which it proves by",
         "the header `x-village-node`; nobody's role counts. Everybody else is refused.",
         "",
+        "权限一览：own region 指令牌所属地区的记录，乡镇、村只限本区划；subtree 指其全部下级地区的记录；",
+        "own records 指调用者本人建立的记录；anyone 指无须令牌；a node of the mesh 指网格中的节点。未列出者",
+        "一律拒绝。",
+        "",
         "| role | Chinese name |",
         "|---|---|",
     ]

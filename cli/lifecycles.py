@@ -94,7 +94,7 @@ def _comments(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, s
 
 
 def _chapter(flow: flows.Flow, told: dict[str, str], beginning: Beginning) -> list[str]:
-    record = flow.resource.DESCRIPTOR
+    record: Any = flow.resource.DESCRIPTOR
     title = _ARTICLES.sub("", told[record.full_name]).partition(")")[0] + ")"
     lines = ["", f"### {title[0].upper()}{title[1:]}", "", f"`{record.full_name}`", "", "```mermaid"]
     lines += [*flows.diagram(flow).splitlines(), "```", "", "| state | meaning |", "|---|---|"]
