@@ -37,7 +37,9 @@ def office(spec: NodeSpec, public: dict[str, Any]) -> dict[str, Any]:
     manager["set_current_client_cert_details"] = {"dns": True}
     mutations = manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
     manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"] = [
-        m for m in mutations if not m["remove_on_match"]["key_matcher"]["prefix"].startswith("x-village-")
+        m
+        for m in mutations
+        if not m["remove_on_match"]["key_matcher"].get("prefix", "").startswith("x-village-")
     ]
     for_people = ("cors", "jwt_authn", "local_ratelimit")
     manager["http_filters"] = [

@@ -56,6 +56,8 @@ def _asked(county: ThroughGateway) -> Iterator[tuple[str, Message]]:
                 asked = listed.request(parent=name.rsplit("/", 2)[0])
                 asked.page_size = 2
                 yield listed.name, asked
+            if (steps := methods.get(f"List{camel}Steps")) is not None:
+                yield steps.name, steps.request(parent=name)
             update = methods.get(f"Update{camel}")
             if update is not None and (changed := _changed(county, update, resource, name)) is not None:
                 yield update.name, changed
