@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 import pathlib
 
 from mesh import bus, errors
 
 
-def events(data: pathlib.Path, subject: str, start: int | None, as_json: bool) -> None:
+def events(data: pathlib.Path, subject: str, start: int | datetime.datetime | None, as_json: bool) -> None:
     """Prints events until interrupted: one JSON object a line, or one readable line each."""
     url = json.loads((data / "node.json").read_text())["nats"]
 

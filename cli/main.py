@@ -360,12 +360,16 @@ def conform(
 @_DATA
 @click.option("--subject", default="village.>", show_default=True, help="As in 'village.36.>'.")
 @click.option("--from", "start", type=click.IntRange(1), default=None, help="Replay from this number on.")
+@click.option("--since", default="", help="Replay from so long ago on, as in 10m.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def events(data: pathlib.Path, subject: str, start: int | None, as_json: bool) -> None:
+def events(data: pathlib.Path, subject: str, start: int | None, since: str, as_json: bool) -> None:
     """Follow the events of a node, or replay them."""
     from cli import events
 
-    events.events(data, subject, start, as_json)
+    if start is not None and since:
+        raise click.UsageError("--from and --since say the same")
+    moment = datetime.datetime.now(datetime.UTC) - _span(since) if since else None
+    events.events(data, subject, start or moment, as_json)
 
 
 @main.command()

@@ -22,7 +22,14 @@ def build(folder: pathlib.Path) -> pathlib.Path:
     pages, html = folder / "pages", folder / "html"
     for stale in (pages, html):
         shutil.rmtree(stale, ignore_errors=True)
-    for pattern in ("*.md", "LICENSE", "docs/**/*.md", "docs/subscribers/*.*", "docs/clients/*.*", "deploy/**/*.md"):
+    for pattern in (
+        "*.md",
+        "LICENSE",
+        "docs/**/*.md",
+        "docs/subscribers/*.*",
+        "docs/clients/*.*",
+        "deploy/**/*.md",
+    ):
         for path in ROOT.glob(pattern):  # laid out as in the checkout, so that links hold
             _copy(path, pages / path.relative_to(ROOT))
     shutil.copytree(ROOT / "docs/theme", folder / "theme", dirs_exist_ok=True)

@@ -3,6 +3,7 @@ module knows the broker and its traps."""
 
 import asyncio
 import contextlib
+import datetime
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -151,9 +152,11 @@ async def consumer(client: Client, subject: str, name: str) -> Any:
     return await js.pull_subscribe(subject, durable=name, stream=stream, config=config)
 
 
-async def read(url: str, subject: str, start: int | None) -> AsyncIterator[dict[str, Any]]:
+async def read(
+    url: str, subject: str, start: int | datetime.datetime | None
+) -> AsyncIterator[dict[str, Any]]:
     """Events on a subject as JSON objects, for ever: new ones, or with `start` all that are kept from
-    that sequence of the stream on."""
+    that sequence of the stream or that moment on."""
     client = await connect(url)
     js = client.jetstream(timeout=TIMEOUT_S)
     if start is None:
@@ -162,7 +165,11 @@ async def read(url: str, subject: str, start: int | None) -> AsyncIterator[dict[
         async for message in subscription.messages:
             yield events.as_json(message.subject, dict(message.headers or {}), message.data)
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1000)
-    config = api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
+    config = (
+        api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
+        if isinstance(start, int)
+        else api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=start)
+    )
     names = [events.stream(subject.split(".")[4])] if _one_domain(subject) else await _streams(client)
     for name in names:
         try:

@@ -115,6 +115,8 @@ class TestAnalyses:
         wanted = {"about_region": REGION, "warning": A.WARNING_BIN_OVERFLOW, "statement": "清运频次不足"}
         asked = pb.CreateFindingRequest(parent=PROVINCE, finding={**wanted, "analysis_period": name})
         made = province.call("county", asked, **WRITER)
+        said = pb.UpdateFindingRequest(name=made.name, finding={"statement": "清运频次明显不足"})
+        assert province.call("county", said, **WRITER).statement == "清运频次明显不足"
         province.call("county", pb.ReviewAnalysisPeriodRequest(name=name), **CHIEF)
         with pytest.raises(errors.Invalid, match="no draft"):
             province.call("county", asked, **WRITER)

@@ -64,7 +64,7 @@ def routes(listener: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def stripped(listener: dict[str, Any]) -> set[str]:
-    return {m["key_matcher"]["prefix"] for m in walk(manager(listener)) if "key_matcher" in m}
+    return {m["key_matcher"].get("prefix", "") for m in walk(manager(listener)) if "key_matcher" in m}
 
 
 def tls(value: dict[str, Any]) -> dict[str, Any]:
