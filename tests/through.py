@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import re
 import subprocess
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -281,6 +283,12 @@ def _singular(plural: str) -> str:
     for parameter in re.findall(rf"/{plural}/\{{(\w+)\}}", " ".join(document()["paths"])) if plural else ():
         return str(parameter)
     return ""
+
+
+def counted(uuid7: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The ids of records, by time and then by number instead of chance."""
+    numbers = itertools.count(1)
+    return lambda now: f"{uuid7(now)[:19]}8000-{next(numbers):012x}"
 
 
 def settled(example: dict[str, Any]) -> dict[str, Any]:
