@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mesh import contract, events, metrics, regions, replication, resources, tables
+from mesh import contract, database, events, metrics, regions, replication, resources, tables
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
 
@@ -52,6 +52,7 @@ class Copies:
 
     def __init__(self, store: Store) -> None:
         self._store, self._table = store, store.plumbing.cursor
+        self._unwritable = ValueError, OverflowError, database.Taken, store.database.bad_value
 
     def cursor(self, region: str) -> Cursor:
         """Where the copy of a region stands."""
@@ -83,14 +84,16 @@ class Copies:
         would hold up all behind it: it is looked for by halves, and refused by itself."""
         try:
             return self._commit(region, node, answer, rows, at=at)
-        except (ValueError, OverflowError, self._store.database.bad_value) as fault:
+        except self._unwritable as fault:
             if not rows:
                 raise
             if len(rows) == 1:
                 about = {"region": region, "number": rows[0].number, "why": repr(fault)}
                 log.warning("an event cannot be written", extra={"about": about})
-                bare = [_bare(rows[0], answer)]
-                return self._commit(region, node, answer, bare, at=at, spoilt="MALFORMED")
+                bare, why = [_bare(rows[0], answer)], "MALFORMED"
+                if isinstance(fault, database.Taken):  # a rule of this node's that its owner's does not have
+                    why = "BREAKS_RULE"
+                return self._commit(region, node, answer, bare, at=at, spoilt=why)
         half = len(rows) // 2
         at = self._apply(region, node, answer, rows[:half], at=at)
         return self._apply(region, node, answer, rows[half:], at=at)
@@ -287,7 +290,18 @@ class Copies:
 
     def mend(self, codec: resources.Codec, region: str, raws: list[bytes]) -> set[str]:
         """Puts records as their owner sent them in the place of what is here, whatever its version; their
-        names. What is not of that region and kind is left out."""
+        names. What is not of that region and kind, or cannot be written here, is left out."""
+        try:
+            return self._mend(codec, region, raws)
+        except self._unwritable as fault:
+            if len(raws) == 1:
+                about = {"region": region, "kind": codec.resource.singular, "why": repr(fault)}
+                log.warning("a record cannot be written", extra={"about": about})
+                return set()
+        half = len(raws) // 2
+        return self.mend(codec, region, raws[:half]) | self.mend(codec, region, raws[half:])
+
+    def _mend(self, codec: resources.Codec, region: str, raws: list[bytes]) -> set[str]:
         rows = []
         for raw in raws:
             message: Any = codec.resource.cls.FromString(raw)
