@@ -167,6 +167,7 @@ class Process:
             handlers=[transport.GrpcHandler(self.chain, pool)],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.http2.bdp_probe", 0),  # it would take in a whole file before anybody reads it
                 ("grpc.so_reuseport", self.settings.shared),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
