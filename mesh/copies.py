@@ -12,11 +12,12 @@ import sqlalchemy as sa
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mesh import contract, database, events, metrics, regions, replication, resources, tables
+from mesh import contract, database, events, metrics, regions, replication, resources, statements, tables
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
 
-UNPACKED = 8 * 1024 * 1024
+UNPACKED, MANY = 8 * 1024 * 1024, 100
+"""MANY: so many rows PostgreSQL takes sooner by COPY than by a statement for each."""
 log = logging.getLogger(__name__)
 
 
@@ -198,11 +199,16 @@ class Copies:
     ) -> int:
         """Adds rows; one that is there already stays, or with `newer` gives way to the same or a later
         version."""
-        names = tuple(rows[0])
+        names, db = tuple(rows[0]), self._store.database
+        many = not db.sqlite and len(rows) >= MANY
+        brought = sa.table(f"brought_{table.name}", *(sa.column(k) for k in names))
 
         def build() -> Any:
-            insert: Any = (sqlite if self._store.sqlite else postgresql).insert(table)
-            made = insert.values(dict.fromkeys(names))  # parameters of the columns' own names
+            insert: Any = (sqlite if db.sqlite else postgresql).insert(table)
+            # parameters of the columns' own names
+            made = (
+                insert.from_select(names, sa.select(brought)) if many else insert.values(dict.fromkeys(names))
+            )
             if not newer:
                 return made.on_conflict_do_nothing(index_elements=list(keys))
             return made.on_conflict_do_update(
@@ -210,8 +216,11 @@ class Copies:
                 where=table.c.version <= made.excluded.version,
             )  # fmt: skip
 
-        sql = self._store.database.prepare(("copy", table.name, newer, names), build, many=True)
-        return self._store.database.run_many(cursor, sql, rows)
+        sql = db.prepare(("copy", table.name, newer, names, many), build, many=True)
+        if not many:
+            return db.run_many(cursor, sql, rows)
+        statements.bring(cursor, brought.name, table.name, rows)
+        return int(db.run(cursor, sql, {}).rowcount)
 
     def _batch(
         self, region: str, answer: pb.PullLogResponse, rows: list[pb.LogRow], spoilt: str = ""

@@ -106,10 +106,10 @@ class TestRowsThatCannotBeWritten:
         assert step.level == 99
 
 
-def ticket(number: int, code: str = "", **more: int) -> waste_pb2.WeighTicket:
-    weights = {"gross_kg": 9000, "tare_kg": 5000, "net_kg": 4000, **more}
+def ticket(number: int, code: str = "", **more: Any) -> waste_pb2.WeighTicket:
+    weights = {"gross_kg": 9000, "tare_kg": 5000, "net_kg": 4000, "etag": "1", **more}
     return waste_pb2.WeighTicket(
-        name=f"regions/{REGION}/weighTickets/t{number}", etag="1", division=VILLAGE,
+        name=f"regions/{REGION}/weighTickets/t{number}", division=VILLAGE,
         station=f"regions/{REGION}/transferStations/s1", number=code or f"n{number}", **weights,
     )  # fmt: skip
 
@@ -179,6 +179,23 @@ class TestRowsThatBreakARuleOfThisNode:
         there = copy.mend(codec, REGION, [one.SerializeToString() for one in sent])
         assert there == {one.name for one in sent if one is not bad}
         assert set(column(county, "weigh_tickets", "name", "name")) == there
+
+
+class TestManyRows:
+    """PostgreSQL takes them another way than a few."""
+
+    def test_are_each_copied_once_but_for_the_one_that_cannot_be(self, county: County) -> None:
+        copy, many = copies.Copies(county.store), 2 * copies.MANY
+        copy.apply(REGION, REGION, weighed(ticket(1, etag="7"), ticket(2)))
+        sent = [ticket(n, "n3" if n == 9 else "", gross_kg=9001, net_kg=4001) for n in range(1, many + 1)]
+        again = weighed(ticket(1), ticket(2), *sent)
+        again.epoch = 3
+        assert copy.apply(REGION, REGION, again) == many + 2
+        there = column(county, "weigh_tickets", "gross_kg", "name")
+        assert (len(there), there.count(9000)) == (many - 1, 1)  # one is here in a later version
+        assert column(county, "mesh_cursor", "number", "region") == [many + 2]
+        voids = column(county, "mesh_outbox WHERE epoch = 3", "void", "number")
+        assert [(n, why) for n, why in enumerate(voids, 1) if why] == [(11, "BREAKS_RULE")]
 
 
 class TestSeveralEventsOfOneRecord:
