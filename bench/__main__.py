@@ -87,7 +87,7 @@ def _measure(
     if wanted := [name for name in names if name in copying.NAMES]:
         yield from copying.measure(wanted, folder, server, count)
     if wanted := [name for name in names if name in mesh.NAMES]:
-        yield from mesh.measure(wanted, folder, count)
+        yield from mesh.measure(wanted, folder, server, count)
     if wanted := [name for name in names if name in telemetry.NAMES]:
         yield from telemetry.measure(wanted, folder, server)
     if wanted := [name for name in names if name in tracing.NAMES]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
+import sqlalchemy as sa
 
 from bench import crowd, figures, load, places
 from bench.backlog import INSERT, Backlog
@@ -21,14 +22,24 @@ from tests.mesh import WUNING, XIUSHUI, Mesh, Node
 from tests.waiting import until
 from village.habitat.v1 import report_pb2 as pb
 
-NAMES = ["mesh.catchup", "mesh.up", "mesh.down", "mesh.event", "mesh.slow", *crowd.NAMES]
+NAMES = [
+    "mesh.catchup",
+    "mesh.catchup.postgresql",
+    "mesh.up",
+    "mesh.down",
+    "mesh.event",
+    "mesh.slow",
+    *crowd.NAMES,
+]
 CALLS, WARM, FILED = 400, 50, 100
 SLOW_BYTES, SLOW_FACTOR, SLOW_S = 128 * 1024, 6, 60.0
 """The slow line; how many times the usual backlog lies behind it; for how long it is measured."""
 OWNERS = [("x-village-read", "owner")]
 
 
-def measure(names: Sequence[str], folder: pathlib.Path, count: int) -> Iterator[figures.Figure]:
+def measure(
+    names: Sequence[str], folder: pathlib.Path, server: sa.URL | None, count: int
+) -> Iterator[figures.Figure]:
     """Those of NAMES that are named."""
     home = folder / "mesh"
     home.mkdir()
@@ -37,9 +48,15 @@ def measure(names: Sequence[str], folder: pathlib.Path, count: int) -> Iterator[
         "mesh.up": lambda mesh: _passed(mesh, "mesh.up", home),
         "mesh.down": lambda mesh: _passed(mesh, "mesh.down", home),
         "mesh.event": _event,
-        "mesh.catchup": lambda mesh: _catchup(mesh, backlog, count),
+        "mesh.catchup": lambda mesh: _catchup(mesh, backlog, count, "sqlite"),
         "mesh.slow": lambda mesh: _slow(mesh, backlog, SLOW_FACTOR * count),
     }
+    if "mesh.catchup.postgresql" in names:
+        with Mesh(home / "postgresql", {WUNING: ("habitat",)}, database=_databases(server)) as mesh:
+            yield _catchup(mesh, backlog, count, "postgresql")
+    if list(names) == ["mesh.catchup.postgresql"]:
+        backlog.close()
+        return
     with Mesh(home, {WUNING: ("habitat",)}) as mesh:
         if passed := [name for name in names if name in ("mesh.up", "mesh.down")]:
             with _direct(mesh):
@@ -172,8 +189,19 @@ def _resident(node: Node) -> dict[str, float]:
     return {child.name: child.rss_bytes / 1e6 for child in local.children(node.data)}
 
 
-def _catchup(mesh: Mesh, backlog: Backlog, count: int) -> figures.Figure:
-    """The province is away while the county goes on, and comes back."""
+def _databases(server: sa.URL | None) -> str:
+    """A URL of empty databases, one for each domain of a province."""
+    assert server is not None
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        for domain in ("habitat", "mesh"):
+            connection.execute(sa.text(f"CREATE DATABASE catchup_{domain}"))
+    whole = server.set(database="catchup_DOMAIN").render_as_string(hide_password=False)
+    return whole.replace("DOMAIN", "{domain}")
+
+
+def _catchup(mesh: Mesh, backlog: Backlog, count: int, kind: str) -> figures.Figure:
+    """The province, whose database is of that kind, is away while the county goes on, and comes back."""
     mesh.province.stop()
     last = _put(mesh.wuning, backlog, count)
     first = _number(mesh.province)
@@ -197,11 +225,13 @@ def _catchup(mesh: Mesh, backlog: Backlog, count: int) -> figures.Figure:
         "the county's services": f"{before['services']:.0f} MB before, at most {most['services']:.0f} MB, "
         f"{added:.0f} more (target: less than 50)",
         "the county's broker": f"{before['nats']:.0f} MB before, at most {most['nats']:.0f} MB",
-        "database": places.DURABILITY["sqlite"], "line": "on this machine; both nodes share its cores",
+        "the province's database": places.DURABILITY[kind],
+        "the county's": places.DURABILITY["sqlite"], "line": "on this machine; both nodes share its cores",
         "load average": figures.load_average(),
     }  # fmt: skip
     rate = (last - first) / (ended - begun)
-    return figures.Figure("mesh.catchup", round(rate), "events/s", None, None, about)
+    name = "mesh.catchup" if kind == "sqlite" else f"mesh.catchup.{kind}"
+    return figures.Figure(name, round(rate), "events/s", None, None, about)
 
 
 def _slow(mesh: Mesh, backlog: Backlog, count: int) -> figures.Figure:

@@ -6,7 +6,7 @@ import pathlib
 
 from cli import processes
 from deploy.local import supervisor
-from gateway import published
+from gateway import published, pulling
 from mesh import config, process, runtime, telemetry
 
 
@@ -43,4 +43,4 @@ def serve(domains: tuple[str, ...], count: int = 1) -> None:
         processes.check(settings)
         processes.Processes(domains, count).run()
         return
-    process.Process([service(domain) for domain in domains], settings).run()
+    process.Process([service(domain) for domain in domains], settings, pulling.Puller).run()

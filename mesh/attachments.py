@@ -74,7 +74,7 @@ class Files:
     def put(self, digest: str, file: Any) -> None:
         import obstore
 
-        obstore.put(self._store(), _path(digest), file)
+        obstore.put(self._store(), _path(digest), file, max_concurrency=1)  # parts of 5 MiB in memory
 
     def read(self, digest: str) -> Iterator[bytes]:
         """The content, part by part. FileNotFoundError."""

@@ -133,6 +133,10 @@ class Method:
         return next((f for f in ("name", "parent") if f in self.request_fields), "")
 
     @functools.cached_property
+    def streams(self) -> bool:
+        return self.streams_in or self.streams_out
+
+    @functools.cached_property
     def of_nodes(self) -> bool:
         """Whether nodes call it in their own name; it is never passed on."""
         return any(rule.scope == options_pb2.SCOPE_NODE for rule in self.rules)
@@ -149,7 +153,7 @@ class Method:
             if part.GetOptions().HasExtension(resource_pb2.resource):
                 return _resource(part).rises in (options_pb2.RISES_FULL, options_pb2.RISES_MASKED)
         kept_by_plumbing = any(part.full_name.startswith("village.mesh.") for part in parts)
-        return not (self.streams_in or self.streams_out or kept_by_plumbing)
+        return not (self.streams or kept_by_plumbing)
 
 
 @dataclasses.dataclass(frozen=True)

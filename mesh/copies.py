@@ -12,11 +12,12 @@ import sqlalchemy as sa
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mesh import contract, events, metrics, regions, replication, resources, tables
+from mesh import contract, database, events, metrics, regions, replication, resources, statements, tables
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
 
-UNPACKED = 8 * 1024 * 1024
+UNPACKED, MANY = 8 * 1024 * 1024, 100
+"""MANY: so many rows PostgreSQL takes sooner by COPY than by a statement for each."""
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,7 @@ class Copies:
 
     def __init__(self, store: Store) -> None:
         self._store, self._table = store, store.plumbing.cursor
+        self._unwritable = ValueError, OverflowError, database.Taken, store.database.bad_value
 
     def cursor(self, region: str) -> Cursor:
         """Where the copy of a region stands."""
@@ -83,14 +85,16 @@ class Copies:
         would hold up all behind it: it is looked for by halves, and refused by itself."""
         try:
             return self._commit(region, node, answer, rows, at=at)
-        except (ValueError, OverflowError, self._store.database.bad_value) as fault:
+        except self._unwritable as fault:
             if not rows:
                 raise
             if len(rows) == 1:
                 about = {"region": region, "number": rows[0].number, "why": repr(fault)}
                 log.warning("an event cannot be written", extra={"about": about})
-                bare = [_bare(rows[0], answer)]
-                return self._commit(region, node, answer, bare, at=at, spoilt="MALFORMED")
+                bare, why = [_bare(rows[0], answer)], "MALFORMED"
+                if isinstance(fault, database.Taken):  # a rule of this node's that its owner's does not have
+                    why = "BREAKS_RULE"
+                return self._commit(region, node, answer, bare, at=at, spoilt=why)
         half = len(rows) // 2
         at = self._apply(region, node, answer, rows[:half], at=at)
         return self._apply(region, node, answer, rows[half:], at=at)
@@ -195,11 +199,16 @@ class Copies:
     ) -> int:
         """Adds rows; one that is there already stays, or with `newer` gives way to the same or a later
         version."""
-        names = tuple(rows[0])
+        names, db = tuple(rows[0]), self._store.database
+        many = not db.sqlite and len(rows) >= MANY
+        brought = sa.table(f"brought_{table.name}", *(sa.column(k) for k in names))
 
         def build() -> Any:
-            insert: Any = (sqlite if self._store.sqlite else postgresql).insert(table)
-            made = insert.values(dict.fromkeys(names))  # parameters of the columns' own names
+            insert: Any = (sqlite if db.sqlite else postgresql).insert(table)
+            # parameters of the columns' own names
+            made = (
+                insert.from_select(names, sa.select(brought)) if many else insert.values(dict.fromkeys(names))
+            )
             if not newer:
                 return made.on_conflict_do_nothing(index_elements=list(keys))
             return made.on_conflict_do_update(
@@ -207,8 +216,11 @@ class Copies:
                 where=table.c.version <= made.excluded.version,
             )  # fmt: skip
 
-        sql = self._store.database.prepare(("copy", table.name, newer, names), build, many=True)
-        return self._store.database.run_many(cursor, sql, rows)
+        sql = db.prepare(("copy", table.name, newer, names, many), build, many=True)
+        if not many:
+            return db.run_many(cursor, sql, rows)
+        statements.bring(cursor, brought.name, table.name, rows)
+        return int(db.run(cursor, sql, {}).rowcount)
 
     def _batch(
         self, region: str, answer: pb.PullLogResponse, rows: list[pb.LogRow], spoilt: str = ""
@@ -287,7 +299,18 @@ class Copies:
 
     def mend(self, codec: resources.Codec, region: str, raws: list[bytes]) -> set[str]:
         """Puts records as their owner sent them in the place of what is here, whatever its version; their
-        names. What is not of that region and kind is left out."""
+        names. What is not of that region and kind, or cannot be written here, is left out."""
+        try:
+            return self._mend(codec, region, raws)
+        except self._unwritable as fault:
+            if len(raws) == 1:
+                about = {"region": region, "kind": codec.resource.singular, "why": repr(fault)}
+                log.warning("a record cannot be written", extra={"about": about})
+                return set()
+        half = len(raws) // 2
+        return self.mend(codec, region, raws[:half]) | self.mend(codec, region, raws[half:])
+
+    def _mend(self, codec: resources.Codec, region: str, raws: list[bytes]) -> set[str]:
         rows = []
         for raw in raws:
             message: Any = codec.resource.cls.FromString(raw)

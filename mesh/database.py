@@ -278,17 +278,18 @@ class Database:
             names = tuple(alike[0].values)
             build = functools.partial(statements.KINDS[alike[0].kind], alike[0].table, names, "x_")
             sql = self.prepare((alike[0].table.name, alike[0].kind, names), build, many=True)
-            try:
-                self.run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
-            except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
-                raise _taken(fault) from fault
+            self.run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
 
     def run_many(self, cursor: Any, sql: Sql, rows: list[dict[str, Any]]) -> int:
-        """Runs a prepared change for each of several rows; how many it met."""
+        """Runs a prepared change for each of several rows; how many it met. Taken here already, so that on
+        SQLite what other callers have in the same transaction stays."""
         # on PostgreSQL in one go and back, by the driver's pipeline
         first, *others = sql.order
         placed = operator.itemgetter(first, *others) if others else lambda row: (row[first],)
-        cursor.executemany(sql.text, list(map(placed, rows)))
+        try:
+            cursor.executemany(sql.text, list(map(placed, rows)))
+        except self.engine.dialect.dbapi.IntegrityError as fault:  # type: ignore[union-attr]
+            raise _taken(fault) from fault
         return int(cursor.rowcount)
 
     def _statement(self, commit: Commit) -> tuple[bytes, Sequence[Any]]:

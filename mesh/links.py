@@ -2,14 +2,16 @@
 the county has dialled. Separate from the chain, which they carry calls to, and from who owns what."""
 
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
 import datetime
+import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -19,7 +21,7 @@ from grpc_status import rpc_status
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from mesh import bus, errors, regions, resources, rpc, statuses, trust
+from mesh import bus, contract, deadlines, errors, regions, resources, rpc, statuses, streams, trust
 from mesh.callers import NODE
 from mesh.transport import Pool
 from village.mesh.v1 import link_pb2
@@ -81,7 +83,9 @@ class Links:
         threads: int,
     ) -> None:
         self.directory, self._chain, self._broker, self._domains = directory, chain, broker, domains
-        self._pool = Pool(threads, "link")
+        self._pool, self._pieces = Pool(threads, "link"), Pool(threads, "piece")
+        self._streams = streams.Served(chain, threads)
+        self._turns: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
         self._channel = self._dial(uplink) if uplink else None
         self._waiting: dict[str, asyncio.Queue[Any]] = {}
         self._client: Client | None = None
@@ -109,9 +113,55 @@ class Links:
             return self._here(path, raw, signed, timeout)
         if self._channel is not None:
             return self._up(path, raw, signed, timeout)
-        if self._loop is None:
+        return self._waited(self._down(node, path, raw, signed, timeout), node, timeout)
+
+    def stream(
+        self, node: str, method: contract.Method, raw: Any, headers: Mapping[str, str],
+        remaining: float | None,
+    ) -> streams.Answer:  # fmt: skip
+        """Calls a method that streams, in whichever direction; the same refusals. What comes down may break
+        off with one."""
+        signed = self._signed(node, headers)
+        if remaining is not None and remaining > deadlines.LONGEST_S:
+            remaining = None
+        if node == self.directory.region:
+            return self._here(method.path, raw, signed, remaining)
+        if self._channel is not None and method.streams_in:
+            return self._up(method.path, raw, signed, remaining, kind="stream_unary")
+        if self._channel is not None:
+            call = self._channel.unary_stream(method.path)(
+                raw, timeout=remaining, metadata=tuple(signed.items())
+            )
+            return self._came(call), _told(call.initial_metadata())
+        passing = streams.Passing(
+            functools.partial(self._piece, node), self._turns[node], path=method.path, headers=headers,
+            remaining=remaining,
+        )  # fmt: skip
+        return passing.up(raw) if method.streams_in else passing.down(raw)
+
+    def _piece(self, node: str, call: link_pb2.LinkCall, process: str, timeout: float) -> link_pb2.LinkAnswer:
+        call.headers[NODE] = self.directory.token(node, resources.utcnow())
+        if process and not process.isalnum():
             raise NotDelivered(what=f"node {node}")
-        future = asyncio.run_coroutine_threadsafe(self._down(node, path, raw, signed, timeout), self._loop)
+        last = f"{call.path.split('.')[1]}.{process or 'stream'}"
+        raw, answer = self._waited(self._asked(node, last, call, timeout), node, timeout)
+        answer.response = raw
+        return answer
+
+    def _came(self, call: Any) -> Iterator[bytes]:
+        try:
+            yield from call
+        except grpc.RpcError as fault:
+            raise self._refused(fault) from fault
+        finally:
+            call.cancel()
+
+    def _waited(self, work: Coroutine[Any, Any, Any], node: str, timeout: float) -> Any:
+        """What the lines' own loop makes of it."""
+        if self._loop is None:
+            work.close()
+            raise NotDelivered(what=f"node {node}")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout + 1)
         except concurrent.futures.TimeoutError:
@@ -137,7 +187,7 @@ class Links:
             raise NotDelivered(what=f"node {node}", delay=60.0)
         return {**headers, NODE: self.directory.token(node, moment)}
 
-    def _here(self, path: str, raw: bytes, headers: Mapping[str, str], timeout: float) -> Answer:
+    def _here(self, path: str, raw: Any, headers: Mapping[str, str], timeout: float | None) -> Any:
         incoming = rpc.Incoming(path, raw, headers, timeout)
         try:
             return self._chain.answer(incoming), incoming.told
@@ -154,11 +204,14 @@ class Links:
         ]
         return grpc.insecure_channel(target, options=options)
 
-    def _up(self, path: str, raw: bytes, headers: Mapping[str, str], timeout: float) -> Answer:
+    def _up(
+        self, path: str, raw: Any, headers: Mapping[str, str], timeout: float | None,
+        kind: str = "unary_unary",
+    ) -> Answer:  # fmt: skip
         with self._lock:
             stub = self._stubs.get(path)
             if stub is None:
-                stub = self._stubs[path] = self._channel.unary_unary(path)  # type: ignore[union-attr]
+                stub = self._stubs[path] = getattr(self._channel, kind)(path)
         try:
             answer, call = stub.with_call(raw, timeout=timeout, metadata=tuple(headers.items()))
         except grpc.RpcError as fault:
@@ -181,30 +234,37 @@ class Links:
     async def _down(
         self, node: str, path: str, raw: bytes, headers: Mapping[str, str], timeout: float
     ) -> Answer:
+        call = link_pb2.LinkCall(path=path, headers=headers, request=raw, timeout_ms=int(timeout * 1000))
+        raw, answer = await self._asked(node, path.split(".")[1], call, timeout)
+        return raw, dict(answer.headers)
+
+    async def _asked(
+        self, node: str, last: str, call: link_pb2.LinkCall, timeout: float
+    ) -> tuple[bytes, link_pb2.LinkAnswer]:
+        """The answer's bytes, and the last part of it."""
         if self._client is None:
             raise NotDelivered(what=f"node {node}")
-        if len(raw) > MOST_BYTES:
+        if len(call.request) > MOST_BYTES:
             raise errors.Invalid("(message)", f"is larger than the {MOST_BYTES} bytes that a line takes")
-        call = link_pb2.LinkCall(path=path, headers=headers, request=raw, timeout_ms=int(timeout * 1000))
-        domain, ticket = path.split(".")[1], uuid.uuid4().hex
+        ticket = uuid.uuid4().hex
         queue = self._waiting[ticket] = asyncio.Queue()
         try:
             await self._client.publish(
-                subject("call", node, domain), call.SerializeToString(), reply=subject("answer", node, ticket)
+                subject("call", node, last), call.SerializeToString(), reply=subject("answer", node, ticket)
             )
             parts: list[bytes] = []
             async with asyncio.timeout(timeout):
                 while True:
                     message: Msg = await queue.get()
                     if (message.headers or {}).get("Status") == "503":
-                        raise NotDelivered(what=f"{domain} of node {node}")
+                        raise NotDelivered(what=f"{last.partition('.')[0]} of node {node}")
                     answer = link_pb2.LinkAnswer.FromString(message.data)
                     if answer.status:
                         status = status_pb2.Status.FromString(answer.status)
                         raise _passed(f"node {node}", status, answer.headers)
                     parts.append(answer.response)
-                    if not answer.more:
-                        return b"".join(parts), dict(answer.headers)
+                    if answer.open or not answer.more:
+                        return b"".join(parts), answer
         except TimeoutError:
             raise errors.DeadlineExceeded from None
         except DecodeError as fault:
@@ -219,14 +279,19 @@ class Links:
         self._loop = asyncio.get_running_loop()
         self._client = await bus.connect(self._broker)
         me = self.directory.region
+        calls, pieces = (functools.partial(self._called, pool) for pool in (self._pool, self._pieces))
         for domain in self._domains:
-            await self._client.subscribe(subject("call", me, domain), queue="node", cb=self._called)
+            await self._client.subscribe(subject("call", me, domain), queue="node", cb=calls)
+            await self._client.subscribe(subject("call", me, f"{domain}.stream"), queue="node", cb=pieces)
+            await self._client.subscribe(subject("call", me, f"{domain}.{self._streams.process}"), cb=pieces)
         await self._client.subscribe("village.answer.>", cb=self._answered)
         await self._client.subscribe("village.mark.>", cb=self._mark)
         await self._client.subscribe(DIRECTORY, cb=self._directory)
         try:
             await asyncio.Event().wait()
         finally:
+            self._streams.close()
+            self._pieces.shutdown(wait=True)
             self._pool.shutdown(wait=True)
             await self._client.close()
 
@@ -244,15 +309,15 @@ class Links:
     async def _directory(self, _message: Msg) -> None:
         self.told.set()
 
-    async def _called(self, message: Msg) -> None:
+    async def _called(self, pool: Pool, message: Msg) -> None:
         """Takes a call; its answer is made in a thread and sent back in parts."""
         if not message.reply:
             return
-        if self._pool.full:
+        if pool.full:
             await self._reply(message.reply, self._status(errors.Overloaded(what="the service")))
             return
         arrived = time.monotonic()
-        future = self._pool.submit(self._answer, message.data, arrived)
+        future = pool.submit(self._answer, message.data, arrived)
         asyncio.ensure_future(self._finish(message.reply, asyncio.wrap_future(future)))  # noqa: RUF006
 
     async def _finish(self, reply: str, future: "asyncio.Future[list[link_pb2.LinkAnswer]]") -> None:
@@ -264,25 +329,26 @@ class Links:
             await self._client.publish(reply, answer.SerializeToString())  # type: ignore[union-attr]
 
     def _answer(self, data: bytes, arrived: float) -> list[link_pb2.LinkAnswer]:
-        incoming: rpc.Incoming | None = None
+        told: dict[str, str] = {}
         try:
             call = link_pb2.LinkCall.FromString(data)
             headers = dict(call.headers)
-            self.directory.sender(headers.get(NODE, ""), resources.utcnow())
+            sender = self.directory.sender(headers.get(NODE, ""), resources.utcnow())
             endpoint = self._chain.endpoints.get(call.path)
-            if endpoint is None or endpoint.method.streams_in or endpoint.method.streams_out:
+            if endpoint is None or endpoint.method.streams != bool(call.stream):
                 raise errors.NotFound(name=call.path)
+            if call.stream:
+                return [self._streams.take(sender, call, headers, told)]
             remaining = call.timeout_ms / 1000 - (time.monotonic() - arrived)
-            incoming = rpc.Incoming(call.path, call.request, headers, remaining)
-            raw = self._chain.answer(incoming)
+            raw = self._chain.answer(rpc.Incoming(call.path, call.request, headers, remaining, told))
         except errors.Refusal as refusal:
-            return [self._status(refusal, incoming.told if incoming is not None else {})]
+            return [self._status(refusal, told)]
         except Exception:  # the broker gave bytes that are no call, or worse
             log.exception("a call over the line failed")
             return [self._status(errors.Internal(trace_id=""))]
         pieces = [raw[at : at + PART_BYTES] for at in range(0, len(raw), PART_BYTES)] or [b""]
         return [
-            link_pb2.LinkAnswer(response=piece, headers=incoming.told, more=n < len(pieces))
+            link_pb2.LinkAnswer(response=piece, headers=told, more=n < len(pieces))
             for n, piece in enumerate(pieces, 1)
         ]
 

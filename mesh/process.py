@@ -7,7 +7,7 @@ import logging
 import pathlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -20,8 +20,8 @@ from mesh import (
     errors,
     links,
     metrics,
-    pulling,
     reconciling,
+    replication,
     resources,
     routes,
     runtime,
@@ -59,10 +59,12 @@ class _Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class Process:
-    """Everything that one `serve` runs."""
+    """Everything that one `serve` runs. `pulls`: makes what brings copies (`gateway.pulling.Puller`)."""
 
-    def __init__(self, services: Sequence[runtime.Service], settings: config.Settings) -> None:
-        self.settings = settings
+    def __init__(
+        self, services: Sequence[runtime.Service], settings: config.Settings, pulls: Callable[..., Any]
+    ) -> None:
+        self.settings, self._pulls = settings, pulls
         self._traces = (
             telemetry.export(settings.otlp, settings.trace_ratio, [s.domain for s in services])
             if settings.otlp
@@ -103,12 +105,12 @@ class Process:
         )  # fmt: skip
         self.chain.routes = routes.Routes(directory, self.lines)
         sources = [
-            pulling.Source(h.service.domain, h.service.urgent, h.store, h.committed)
+            replication.Source(h.service.domain, h.service.urgent, h.store, h.committed)
             for h in self.hosted
             if h.store is not None and h.service.foundation
         ]
         own = [h.store for h in self.hosted if h.store is not None and not h.service.foundation]
-        self._puller = pulling.Puller(self.lines, sources, own[0] if own else None, self.settings.nats_url)
+        self._puller = self._pulls(self.lines, sources, own[0] if own else None, self.settings.nats_url)
         for source in sources:
             relay = next(h.relay for h in self.hosted if h.store is source.store)
             assert relay is not None
@@ -167,6 +169,7 @@ class Process:
             handlers=[transport.GrpcHandler(self.chain, pool)],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.http2.bdp_probe", 0),  # it would take in a whole file before anybody reads it
                 ("grpc.so_reuseport", self.settings.shared),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 10_000),

@@ -2,9 +2,10 @@
 records to mend them with. Everything as far as it may leave. Separate from `copies`, which is the receiving
 side."""
 
+import dataclasses
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +19,17 @@ BATCH_BYTES, MOST_BYTES = 192 * 1024, 512 * 1024
 MOST_ROWS, DIGESTS = 2000, 2000
 _ALL = 1 << 62
 RISING = (options_pb2.RISES_FULL, options_pb2.RISES_MASKED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A domain whose copies are kept here."""
+
+    domain: str
+    urgent: bool
+    store: Store
+    grown: Callable[[], None]
+    """Says that something was copied."""
 
 
 def may_have(node: str, province: str, region: str) -> bool:

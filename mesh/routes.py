@@ -132,16 +132,21 @@ class Routes:
         if all(r in known for r in away):
             told[AS_OF] = resources.rfc3339(min((known[r] for r in away), default=now))
 
-    def _pass(self, node: str, endpoint: Any, incoming: Any, asking: Any) -> PassedOn:
+    def _pass(self, node: str, endpoint: Any, incoming: Any, asking: Any) -> Any:
+        """The owner's answer, or an iterator of them."""
         asking.passed_to = node
-        headers, patience = links.passed_on(incoming.headers), links.until(incoming.remaining)
+        headers, method, raw = links.passed_on(incoming.headers), endpoint.method, incoming.raw
         try:
-            raw, told = self.lines.call(node, incoming.path, incoming.raw, headers, patience)
+            if method.streams:
+                answer, told = self.lines.stream(node, method, raw, headers, incoming.remaining)
+            else:
+                patience = links.until(incoming.remaining)
+                answer, told = self.lines.call(node, incoming.path, raw, headers, patience)
         except errors.Passed as refusal:
             incoming.told.update(refusal.told)
             raise
         incoming.told.update(told)
-        return PassedOn(raw)
+        return map(PassedOn, answer) if method.streams_out else PassedOn(answer)
 
 
 def local(method: contract.Method) -> bool:

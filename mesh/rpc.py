@@ -4,6 +4,7 @@ from the transport, so that a second one calls the same chain."""
 
 import dataclasses
 import datetime
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -193,34 +194,38 @@ class Chain:
         deputy = callers.ACTING_FOR in incoming.headers and endpoint.store is not None
         if not deputy:  # who stands in for whom, the owner of the record knows
             identity.permit(endpoint.method, asking.caller, None)
-        elif endpoint.method.streams_in:
+        request, more = self._asked(endpoint.method, incoming.raw)
+        if more is not None:
+            incoming = dataclasses.replace(incoming, raw=more)
+        if self.routes is not None:
+            named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
+            asking.reference = self.callers.reference(asking.caller, endpoint.store, asking.region)
+            if (answer := self.routes.elsewhere(endpoint, incoming, asking, named)) is not None:
+                return answer
+        if deputy:
             self.callers.stand_in(endpoint, incoming, asking)
-        if not endpoint.method.streams_in:
-            request = self._request(endpoint.method, incoming.raw)
-            if self.routes is not None:
-                named = getattr(request, endpoint.method.parent, "") if endpoint.method.parent else ""
-                asking.reference = self.callers.reference(asking.caller, endpoint.store, asking.region)
-                if (answer := self.routes.elsewhere(endpoint, incoming, asking, named)) is not None:
-                    return answer
-            if deputy:
-                self.callers.stand_in(endpoint, incoming, asking)
-            try:
-                return self._perform(endpoint, request, asking)
-            except errors.NotOwnedHere as frozen:
-                owned = endpoint.store.grants.owned(asking.region)
-                if self.routes is None or endpoint.method.of_nodes or owned:
-                    raise
-                # it began to move while this call was under way, and nothing was written
-                raise errors.Unavailable(what=f"the owner of {asking.region}", delay=2.0) from frozen
-            except errors.NotFound as missing:  # of a copy that may only not have it yet
-                raise asking.unreached or missing from None
-        parts = (self._request(endpoint.method, raw) for raw in incoming.raw)
-        first = next(parts, None)
+        try:
+            return self._perform(endpoint, request, asking, more)
+        except errors.NotOwnedHere as frozen:
+            owned = endpoint.store.grants.owned(asking.region)
+            if self.routes is None or endpoint.method.of_nodes or owned:
+                raise
+            # it began to move while this call was under way, and nothing was written
+            raise errors.Unavailable(what=f"the owner of {asking.region}", delay=2.0) from frozen
+        except errors.NotFound as missing:  # of a copy that may only not have it yet
+            raise asking.unreached or missing from None
+
+    def _asked(self, method: contract.Method, raw: Any) -> tuple[Any, Iterator[bytes] | None]:
+        """A request; where the method streams up the first one, and the bytes of all."""
+        if not method.streams_in:
+            return self._request(method, raw), None
+        first = next(raw, None)
         if first is None:
             raise errors.Invalid("(stream)", "ended before its first message")
-        if endpoint.method.parent and not getattr(first, endpoint.method.parent):
-            raise errors.Invalid(endpoint.method.parent, "is required in the first message")
-        return self._perform(endpoint, first, asking, parts)
+        request = self._request(method, first)
+        if method.parent and not getattr(request, method.parent):
+            raise errors.Invalid(method.parent, "is required in the first message")
+        return request, itertools.chain([first], raw)
 
     def _request(self, method: contract.Method, raw: bytes) -> Any:
         """A request, decoded and of the right shape."""
@@ -249,7 +254,7 @@ class Chain:
             raise
 
     def _perform(self, endpoint: Endpoint, request: Any, asking: Asking, more: Any = None) -> Any:
-        """The masked answer. `more`: the messages behind `request`, where the method streams up."""
+        """The masked answer. `more`: the bytes of all messages, where the method streams up."""
         method, store = endpoint.method, endpoint.store
         if method.parent and (named := getattr(request, method.parent)):
             asking.region, asking.record = resources.region_in(named), named
@@ -278,7 +283,9 @@ class Chain:
                 store, method=method, acting=acting, etag=getattr(request, "etag", ""), region=region,
                 services=services,
             )  # fmt: skip
-            answer = endpoint.handler(request if more is None else _chained(request, more), call)
+            answer = endpoint.handler(
+                request if more is None else (self._request(method, raw) for raw in more), call
+            )
             shown = _shown(method, answer)
             try:
                 if self._commit(endpoint, call, answers, shown):
@@ -332,11 +339,6 @@ class Services:
     def perform(self, request: Message) -> Any:
         """Runs a request by itself, as its caller, with a commit of its own."""
         return self.chain.perform(request, self.asking)
-
-
-def _chained(first: Any, more: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from more
 
 
 def _shown(method: contract.Method, answer: Any) -> Any:

@@ -136,3 +136,12 @@ def _insert_in_order(rows: list[tuple[int, Any]], gate: Any) -> Any:
     listed = sa.union_all(*(given(i, place) for place, (i, _) in enumerate(rows))).subquery("listed")
     ordered = sa.select(*(listed.c[k] for k in names)).select_from(listed, gate).order_by(listed.c["nth row"])
     return sa.insert(table).from_select(names, ordered)
+
+
+def bring(cursor: Any, to: str, like: str, rows: list[dict[str, Any]]) -> None:
+    """Puts rows into a table of PostgreSQL's that this transaction alone sees."""
+    names = ", ".join(f'"{name}"' for name in rows[0])
+    cursor.execute(f"CREATE TEMP TABLE {to} ON COMMIT DROP AS SELECT {names} FROM {like} WITH NO DATA")
+    with cursor.copy(f"COPY {to} ({names}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(list(row.values()))

@@ -58,7 +58,7 @@ class GrpcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         return handler
 
     def _pool_of(self, method: contract.Method) -> Pool:
-        return self._streams if method.streams_in or method.streams_out else self._pool
+        return self._streams if method.streams else self._pool
 
     def _handler(self, method: contract.Method) -> Any:
         def unary(raw: Any, context: Any) -> Any:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+import psycopg
 
 from deploy.local import issuer, prepare
 from deploy.local import node as local
@@ -178,6 +179,10 @@ class Node:
 
     def rows(self, sql: str, domain: str = "habitat") -> list[tuple[Any, ...]]:
         """What the node's database says; read-only."""
+        if self.plan.database:
+            url = self.plan.database.replace("{domain}", domain).replace("+psycopg", "")
+            with psycopg.connect(url) as server:
+                return server.execute(sql).fetchall()  # type: ignore[arg-type]
         with contextlib.closing(
             sqlite3.connect(f"file:{self.data}/data/{domain}.db?mode=ro", uri=True, timeout=10)
         ) as connection:
@@ -238,19 +243,21 @@ class Node:
 
 
 class Mesh:
-    """A province and its counties; a context manager. `counties`: each region's services; `clock`:
-    what all go by at first."""
+    """A province and its counties; a context manager. `counties`: each region's services; `clock`: what all
+    go by at first; `database`: the province's, when it is not SQLite, with {domain} in it."""
 
     def __init__(
         self,
         folder: pathlib.Path,
         counties: Mapping[str, Sequence[str]] | None = None,
         clock: Clock | None = None,
+        database: str = "",
     ) -> None:
         self.folder, self._clock = folder, clock
         self._wanted = {WUNING: ("habitat",), XIUSHUI: ()} if counties is None else counties
         self.province = Node(folder / PROVINCE, PROVINCE, ("habitat",), four_ports())
         self.province.clock = clock
+        self.province.plan = dataclasses.replace(self.province.plan, database=database)
         self.counties: dict[str, Node] = {}
 
     def __enter__(self) -> "Mesh":

@@ -1,6 +1,8 @@
 """What a province takes of a county's log that holds what nobody should send: the rest is copied, and what
 cannot be is refused by itself (I5)."""
 
+import concurrent.futures
+import contextlib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,8 @@ import sqlalchemy as sa
 
 from mesh import copies, resources
 from tests.county import MONDAY, REGION, VILLAGE, County
-from village.habitat.v1 import events_pb2
+from tests.waiting import until
+from village.habitat.v1 import events_pb2, waste_pb2
 from village.habitat.v1 import report_pb2 as pb
 from village.mesh.v1 import link_pb2
 from village.type.v1 import level_pb2
@@ -101,6 +104,98 @@ class TestRowsThatCannotBeWritten:
         assert len(column(county, "reports", "name", "name")) == COUNT
         (step,) = county.store.history(name(BAD))
         assert step.level == 99
+
+
+def ticket(number: int, code: str = "", **more: Any) -> waste_pb2.WeighTicket:
+    weights = {"gross_kg": 9000, "tare_kg": 5000, "net_kg": 4000, "etag": "1", **more}
+    return waste_pb2.WeighTicket(
+        name=f"regions/{REGION}/weighTickets/t{number}", division=VILLAGE,
+        station=f"regions/{REGION}/transferStations/s1", number=code or f"n{number}", **weights,
+    )  # fmt: skip
+
+
+def weighed(*tickets: waste_pb2.WeighTicket) -> link_pb2.PullLogResponse:
+    """A log that says that these were weighed."""
+    rows = [
+        link_pb2.LogRow(
+            number=n, event_id=f"e{n}", type=waste_pb2.WeighTicketCreated.DESCRIPTOR.full_name, name=one.name,
+            subject="village.36.04.23.habitat.weighTicket.created", time=resources.stamp(MONDAY),
+            payload=waste_pb2.WeighTicketCreated(weigh_ticket=one).SerializeToString(),
+        )
+        for n, one in enumerate(tickets, 1)
+    ]  # fmt: skip
+    packed = zlib.compress(link_pb2.LogRows(rows=rows).SerializeToString())
+    return link_pb2.PullLogResponse(
+        epoch=2, incarnation=1, high_water=len(rows), read_time=resources.stamp(MONDAY), floor=1, rows=packed
+    )
+
+
+BREAKING = [ticket(BAD, net_kg=-1, tare_kg=9001), ticket(BAD, "n1")]
+
+
+class TestRowsThatBreakARuleOfThisNode:
+    """The owner's version of the contract may not have the rule yet, or no more."""
+
+    @pytest.mark.parametrize("bad", BREAKING, ids=["check", "unique"])
+    def test_are_refused_and_the_others_copied(
+        self, county: County, bad: waste_pb2.WeighTicket, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        copy = copies.Copies(county.store)
+        sent = [bad if n == BAD else ticket(n) for n in range(1, COUNT + 1)]
+        assert copy.apply(REGION, REGION, weighed(*sent)) == COUNT
+        assert copy.cursor(REGION) == copies.Cursor(2, 1, COUNT, COUNT)
+        others = [one.name for one in sent if one is not bad]
+        assert column(county, "weigh_tickets", "name", "name") == others
+        voids = column(county, LOG, "void", "number")
+        assert voids == ["BREAKS_RULE" if n == BAD else None for n in range(1, COUNT + 1)]
+        assert column(county, "mesh_cursor", "refused", "region") == [1]
+        assert "an event cannot be written" in caplog.messages
+
+    def test_hold_up_nothing_that_others_write_at_that_moment(self, county: County) -> None:
+        """SQLite takes the writes of several callers into one transaction."""
+        database, done = county.store.database, list[int]()
+        copy, cursor = copies.Copies(county.store), county.store.plumbing.cursor
+        other = cursor.update().where(cursor.c.region == REGION).values(trouble="seen")
+        bad = weighed(ticket(1), ticket(2, "n1"))
+        copy.apply(REGION, REGION, weighed())
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            with contextlib.ExitStack() as stack:
+                if database.sqlite:
+                    stack.enter_context(database._turn)
+                first = pool.submit(copy.apply, REGION, REGION, bad)
+                if database.sqlite:
+                    until(lambda: database._waiting)
+                second = pool.submit(lambda: done.append(database.change(other)))
+                if database.sqlite:
+                    until(lambda: len(database._waiting) == 2)
+            assert first.result(20) == 2
+            second.result(20)
+        assert done == [1]
+
+    @pytest.mark.parametrize("bad", BREAKING, ids=["check", "unique"])
+    def test_are_left_out_of_what_is_mended(self, county: County, bad: waste_pb2.WeighTicket) -> None:
+        copy, codec = copies.Copies(county.store), county.store.codec(waste_pb2.WeighTicket)
+        sent = [bad if n == BAD else ticket(n) for n in range(1, COUNT + 1)]
+        there = copy.mend(codec, REGION, [one.SerializeToString() for one in sent])
+        assert there == {one.name for one in sent if one is not bad}
+        assert set(column(county, "weigh_tickets", "name", "name")) == there
+
+
+class TestManyRows:
+    """PostgreSQL takes them another way than a few."""
+
+    def test_are_each_copied_once_but_for_the_one_that_cannot_be(self, county: County) -> None:
+        copy, many = copies.Copies(county.store), 2 * copies.MANY
+        copy.apply(REGION, REGION, weighed(ticket(1, etag="7"), ticket(2)))
+        sent = [ticket(n, "n3" if n == 9 else "", gross_kg=9001, net_kg=4001) for n in range(1, many + 1)]
+        again = weighed(ticket(1), ticket(2), *sent)
+        again.epoch = 3
+        assert copy.apply(REGION, REGION, again) == many + 2
+        there = column(county, "weigh_tickets", "gross_kg", "name")
+        assert (len(there), there.count(9000)) == (many - 1, 1)  # one is here in a later version
+        assert column(county, "mesh_cursor", "number", "region") == [many + 2]
+        voids = column(county, "mesh_outbox WHERE epoch = 3", "void", "number")
+        assert [(n, why) for n, why in enumerate(voids, 1) if why] == [(11, "BREAKS_RULE")]
 
 
 class TestSeveralEventsOfOneRecord:

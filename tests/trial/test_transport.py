@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from cli import sample
+from gateway import pulling
 from mesh import config, process
 from tests import county as counties
 from tests.trial import domain
@@ -35,7 +36,7 @@ class Served:
              "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1", "VILLAGEMESH_THREADS": str(THREADS),
              **counties.directory.files(folder)}
         )  # fmt: skip
-        self.process = process.Process([domain.service()], settings)
+        self.process = process.Process([domain.service()], settings, pulling.Puller)
         self.process.start()
         self.channel = grpc.insecure_channel(f"unix:{folder}/s")
         token = counties.mint(self.private, counties.resources.utcnow(), sub="officer-1")

@@ -5,7 +5,8 @@ import types
 import zlib
 from typing import Any
 
-from mesh import copies, pulling
+from gateway import pulling
+from mesh import copies
 from village.mesh.v1 import bundle_pb2, link_pb2
 
 PROVINCE, COUNTY = "360000", "360423"

@@ -6,11 +6,10 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from nats.aio.client import Client
 
 from mesh import bus, copies, errors, events, links, metrics, reconciling, regions, replication, resources
 from mesh.links import Links
@@ -28,17 +27,6 @@ QUICK_S, SLOW_S = 0.1, 0.4
 line an urgent event waits for little."""
 NODE = "/village.mesh.v1.DirectoryService/GetNode"
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A domain whose copies are kept here."""
-
-    domain: str
-    urgent: bool
-    store: Store
-    grown: Callable[[], None]
-    """Says that something was copied."""
 
 
 @dataclasses.dataclass
@@ -67,7 +55,7 @@ class Passing:
 
     def __init__(self, store: Store, domain: str, url: str) -> None:
         self._store, self._domain, self._url = store, domain, url
-        self._client: Client | None = None
+        self._client: Any = None
         self._table = store.plumbing.cursor
 
     def cursor(self, region: str) -> copies.Cursor:
@@ -120,7 +108,7 @@ class Passing:
 class Keeping:
     """The events of a domain that this node runs: see `Copies`."""
 
-    def __init__(self, source: Source, lines: Links) -> None:
+    def __init__(self, source: replication.Source, lines: Links) -> None:
         self.copies, self._source = copies.Copies(source.store), source
         self._reconciler = reconciling.Reconciler(source.store, lines)
 
@@ -150,9 +138,11 @@ class Puller:
     """Everything that this node copies. `own`: the node's own store, which keeps cursors of what it only
     passes on."""
 
-    def __init__(self, lines: Links, sources: Sequence[Source], own: Store | None, broker: str) -> None:
+    def __init__(
+        self, lines: Links, sources: Sequence[replication.Source], own: Store | None, broker: str
+    ) -> None:
         self._lines, self._directory = lines, lines.directory
-        self._sources: Mapping[str, Source] = {s.domain: s for s in sources}
+        self._sources: Mapping[str, replication.Source] = {s.domain: s for s in sources}
         self._own, self._broker = own, broker
         self._targets: dict[str, dict[tuple[str, str], _Target]] = {}
         self._woken: dict[str, asyncio.Event] = {}
