@@ -6,7 +6,7 @@ import pathlib
 import sys
 from typing import Any
 
-from tests.through import EXAMPLES
+from tests.through import EXAMPLES, settled
 
 LONGEST = 6_000
 """Characters of an example that are still pleasant to read."""
@@ -18,11 +18,11 @@ def main(folder: pathlib.Path) -> None:
     for path in sorted(folder.glob("*.json")):
         told = json.loads(path.read_text())
         for method, seen in told["seen"].items():
-            for example in seen:
+            for example in map(settled, seen):
                 if method not in found or merit(example) > merit(found[method]):
                     found[method] = {"test": told["test"], **example}
         for kind, event in told["events"].items():
-            events.setdefault(kind, {"test": told["test"], **event})
+            events.setdefault(kind, {"test": told["test"], **settled(event)})
     chosen = {**dict(sorted(found.items())), "events": dict(sorted(events.items()))}
     EXAMPLES.write_text(json.dumps(chosen, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
     print(f"{len(found)} methods, {len(events)} events")
