@@ -141,6 +141,8 @@ class TestEveryMethod:
         url = rule.get or rule.post or rule.patch or rule.delete
         assert bool(url) == (f"{service_}.{method.name}" not in WITHOUT_URL)
         _, domain, version = FILES[name].package.split(".")
+        if service_ == "ContractService":  # the node's own, of every domain
+            domain = "{domain}"
         assert url.startswith(f"/{domain}/{version}/")
         asked = {f.name for f in ALL_MESSAGES[method.input_type.lstrip(".")].field}
         assert set(re.findall(r"\{([a-z_.]+)=", url)) <= asked
