@@ -395,7 +395,6 @@ class _Job:
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}",
-                   "foreign_keys=ON", "journal_size_limit=67108864", "secure_delete=ON",
-                   "temp_store=MEMORY"):  # fmt: skip
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON",
+                   "journal_size_limit=67108864", "secure_delete=ON", "temp_store=MEMORY"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
