@@ -395,6 +395,6 @@ class _Job:
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON",
-                   "journal_size_limit=67108864", "secure_delete=ON", "temp_store=MEMORY"):  # fmt: skip
+    kept = "journal_mode=WAL synchronous=FULL foreign_keys=ON secure_delete=ON temp_store=MEMORY"
+    for pragma in (*kept.split(), f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}")
