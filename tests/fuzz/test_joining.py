@@ -13,7 +13,7 @@ from gateway import authority
 from mesh import errors
 from tests.fuzz.test_fuzz import COUNT, changed, scramble
 from tests.province import COUNTY, PROVINCE, SIBLING, Office
-from village.mesh.v1 import directory_pb2, enrolment_pb2, handover_pb2
+from village.mesh.v1 import contract_pb2, directory_pb2, enrolment_pb2, handover_pb2
 
 PARENT = f"regions/{PROVINCE}"
 KEY = authority.new_key()
@@ -38,6 +38,9 @@ HANDOVER = f"{PARENT}/handovers/019a0000-0000-7000-8000-000000000000"
 REQUESTS = {
     "GetNode": directory_pb2.GetNodeRequest(),
     "GetAuthority": directory_pb2.GetAuthorityRequest(),
+    "GetOpenapiDocument": contract_pb2.GetOpenapiDocumentRequest(domain="habitat"),
+    "GetAsyncapiDocument": contract_pb2.GetAsyncapiDocumentRequest(domain="habitat"),
+    "GetDocumentPage": contract_pb2.GetDocumentPageRequest(domain="habitat", file="swagger-ui.css"),
     "InviteNode": enrolment_pb2.InviteNodeRequest(parent=PARENT, invitation={"about_region": SIBLING}),
     "EnrolNode": enrolment_pb2.EnrolNodeRequest(
         parent=PARENT, region=SIBLING, code="x", signing_request=authority.signing_request(KEY, SIBLING),
