@@ -117,7 +117,7 @@ def test_never_a_fault_whatever_comes(joined: Office, name: str) -> None:
         if refused is None:
             answered.add(who)
     if "stranger" in answered:
-        assert name in ("GetNode", "GetAuthority")
+        assert name in ("GetNode", "GetAuthority") or "Document" in name
     view = joined.renew()
     assert COUNTY in view.nodes
 
