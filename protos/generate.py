@@ -44,8 +44,6 @@ def protoc(out: pathlib.Path, *options: str) -> None:
     )
     shutil.rmtree(out / "google", ignore_errors=True)  # the wheels bring their own
     imported.unlink()
-    found = {**os.environ, "PYTHONPATH": f"{ROOT}:{out}"}
-    subprocess.run([sys.executable, "-m", "gateway.contracts"], check=True, cwd=ROOT, env=found)
 
 
 def main() -> None:
@@ -60,6 +58,8 @@ def main() -> None:
         f"--descriptor_set_out={out / 'village.binpb'}",
         *("--include_imports", "--include_source_info"),
     )
+    found = {**os.environ, "PYTHONPATH": f"{ROOT}:{out}"}
+    subprocess.run([sys.executable, "-m", "gateway.contracts"], check=True, cwd=ROOT, env=found)
 
 
 if __name__ == "__main__":
