@@ -9,6 +9,7 @@ import grpc
 
 from cli.serve import service
 from conform import callers
+from gateway import pulling
 from mesh import config, process
 from tests import county as counties
 from tests.broker import Broker
@@ -35,7 +36,7 @@ class Served:
              "VILLAGEMESH_NATS_URL": self.broker.url, "VILLAGEMESH_THREADS": "4",
              **counties.directory.files(folder)}
         )  # fmt: skip
-        self.process = process.Process([service("habitat")], settings)
+        self.process = process.Process([service("habitat")], settings, pulls=pulling.Puller)
         self.process.start()
         now = counties.resources.utcnow()
         people = {**{who: counties.PEOPLE[who] for who in PEOPLE},
