@@ -5,19 +5,16 @@ import datetime
 import importlib
 import pathlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from google.protobuf import descriptor_pb2
 from google.protobuf.message import Message
 
+from gateway import schemas
 from mesh import contract, flows, resources
 from village.type.v1 import level_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs/flows.md"
-_MESSAGES, _NESTED_ENUMS, _VALUES = 4, 4, 2
-"""Field numbers of descriptors, of which the paths of comments are made."""
 _ARTICLES = re.compile("^Describes (an? |the )?")
 _LEVELS = (level_pb2.LEVEL_VILLAGE, level_pb2.LEVEL_TOWNSHIP, level_pb2.LEVEL_COUNTY)
 
@@ -70,27 +67,16 @@ def document() -> str:
 
 def comments(package: str) -> dict[str, str]:
     """What the protos say of each message, and of each value of a state, by its full name."""
-    found = descriptor_pb2.FileDescriptorSet.FromString((ROOT / "gen/village.binpb").read_bytes())
-    return {
-        name: " ".join(said.split())
-        for file in found.file
-        if file.package == package
-        for name, said in _comments(file)
-    }
-
-
-def _comments(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, str]]:
-    for at in file.source_code_info.location:
-        match list(at.path):
-            case [kind, index] if kind == _MESSAGES:
-                yield f"{file.package}.{file.message_type[index].name}", at.leading_comments
-            case [kind, index, inner, which, values, value] if (kind, inner, values) == (
-                _MESSAGES, _NESTED_ENUMS, _VALUES,
-            ):  # fmt: skip
-                message = file.message_type[index]
-                enum = message.enum_type[which]
-                name = f"{file.package}.{message.name}.{enum.name}.{enum.value[value].name}"
-                yield name, at.leading_comments
+    told: dict[str, str] = {}
+    for of in schemas.Contracts.of((ROOT / "gen/village.binpb").read_bytes()).types.values():
+        if not of.full_name.startswith(f"{package}."):
+            continue
+        if of.is_message:
+            told[of.full_name] = " ".join(of.comment.split())
+        else:
+            values = zip(of.proto.value, of.parts, strict=True)
+            told |= {f"{of.full_name}.{value.name}": " ".join(said.split()) for value, said in values}
+    return told
 
 
 def _chapter(flow: flows.Flow, told: dict[str, str], beginning: Beginning) -> list[str]:

@@ -74,7 +74,7 @@ def _span(text: str) -> datetime.timedelta:
 @click.option("--production", is_flag=True, help="No development issuer; needs --issuers. Remembered.")
 @click.option(
     "--issuers",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    type=_THERE,
     help="File that says whose tokens count.",
 )
 def up(
@@ -476,7 +476,7 @@ def audit() -> None:
     "--key",
     "keys",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    type=_THERE,
     help="Public key in PEM; repeatable. Default: the node's own, trust/audit_key.pem.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from cli import sample_country, sample_facilities
+from cli import sample_country, sample_facilities, sheets
 from cli.serve import service
 from deploy.local import directory
 from mesh import attachments, config, identity, resources, rpc, runtime, shapes, timers
@@ -27,7 +27,6 @@ COUNT = 6343
 """Reports of a year, as the guide has them of Wuning."""
 PRAGMAS = ("synchronous=OFF", "cache_size=-262144")
 DEFAULT_POLICY = "regions/360423/reportPolicies/default"
-CHINA = datetime.timezone(datetime.timedelta(hours=8))
 # a grey photo of one pixel
 PHOTO = base64.b64decode(
     "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////////////////////////////////////////////////////////////"
@@ -128,8 +127,8 @@ def _steps(
 
 def _midnight(moment: datetime.datetime) -> datetime.datetime:
     """The end of the day in China."""
-    day = moment.astimezone(CHINA).date() + datetime.timedelta(days=1)
-    return datetime.datetime.combine(day, datetime.time(second=1), CHINA).astimezone(datetime.UTC)
+    day = moment.astimezone(sheets.CHINA).date() + datetime.timedelta(days=1)
+    return datetime.datetime.combine(day, datetime.time(second=1), sheets.CHINA).astimezone(datetime.UTC)
 
 
 def _ring(store: Any, clock: "_Clock", moment: datetime.datetime) -> None:

@@ -217,18 +217,25 @@ class Writer:
                 continue
             self._etag(method)
 
-    def _etag(self, method: Method) -> None:
+    def _about_ours(self, rule: str, method: Method) -> tuple[Caller, list[Any], Any] | None:
+        """Who may call a method, the records of the run that it can be about, and a request that names none
+        yet; None, and noted, where one of them is missing."""
         where, caller = method.where, self._desk.callers.may(method)
-        made = self.created.get((method.place[1].split("/")[-2:-1] or [""])[0])
+        made = self.created.get((method.place[1].split("/")[-2:-1] or [""])[0], [])
         if caller is None or not made:
             why = "no token may call it" if caller is None else "no record of its kind could be created"
-            self._notes.not_run("etag", where, why)
-            return
+            self._notes.not_run(rule, where, why)
+            return None
         try:
-            request = self._made(method, more=False)
+            return caller, made, self._made(method, more=False)
         except requests.CannotBeMade as fault:
-            self._notes.not_run("etag", where, str(fault))
+            self._notes.not_run(rule, where, str(fault))
+            return None
+
+    def _etag(self, method: Method) -> None:
+        if (found := self._about_ours("etag", method)) is None:
             return
+        caller, made, request = found
         request.name = made[0].name
         for stale in STALE:
             request.etag = stale
@@ -251,17 +258,9 @@ class Writer:
             self._verb(method)
 
     def _verb(self, method: Method) -> None:
-        where, caller = method.where, self._desk.callers.may(method)
-        made = self.created.get((method.place[1].split("/")[-2:-1] or [""])[0], [])
-        if caller is None or not made:
-            why = "no token may call it" if caller is None else "no record of its kind could be created"
-            self._notes.not_run("request-id", where, why)
+        if (found := self._about_ours("request-id", method)) is None:
             return
-        try:
-            request = self._made(method, more=False)
-        except requests.CannotBeMade as fault:
-            self._notes.not_run("request-id", where, str(fault))
-            return
+        caller, made, request = found
         for record in made[:TRIES]:
             request.name = record.name
             first = self._desk.ask(method, request, caller)

@@ -64,7 +64,7 @@ def document(descriptor_set: bytes, domain: str, terms: dict[str, str], examples
     for name, of in contracts.types.items():
         if not of.full_name.startswith(f"{package}."):
             continue
-        verb = of.proto.options.Extensions[options_pb2.event].verb if _is_message(of) else ""
+        verb = of.proto.options.Extensions[options_pb2.event].verb if of.is_message else ""
         if not verb:
             continue
         short = of.proto.name
@@ -116,10 +116,6 @@ def document(descriptor_set: bytes, domain: str, terms: dict[str, str], examples
             "schemas": dict(sorted(found.components.items())),
         },
     }
-
-
-def _is_message(of: Any) -> bool:
-    return of.proto.DESCRIPTOR.name == "DescriptorProto"
 
 
 def _headers() -> Schema:

@@ -53,23 +53,23 @@ def write(into: pathlib.Path = _DOCUMENTS) -> None:
             (into / f"{domain}.{kind}.json").write_text(text)
 
 
-def _document(domain: str, kind: str, content_type: str) -> httpbody_pb2.HttpBody:
+def _document(domain: str, kind: str) -> httpbody_pb2.HttpBody:
     path = _DOCUMENTS / f"{domain}.{kind}.json"
     if not path.exists():
         raise errors.NotFound(name=f"domain {domain}")
-    return httpbody_pb2.HttpBody(content_type=content_type, data=path.read_bytes())
+    return httpbody_pb2.HttpBody(content_type="application/json", data=path.read_bytes())
 
 
 def get_openapi_document(
     request: contract_pb2.GetOpenapiDocumentRequest, _call: calls.Call
 ) -> httpbody_pb2.HttpBody:
-    return _document(request.domain, "openapi", "application/json")
+    return _document(request.domain, "openapi")
 
 
 def get_asyncapi_document(
     request: contract_pb2.GetAsyncapiDocumentRequest, _call: calls.Call
 ) -> httpbody_pb2.HttpBody:
-    return _document(request.domain, "asyncapi", "application/json")
+    return _document(request.domain, "asyncapi")
 
 
 def get_document_page(

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from buf.validate import validate_pb2
 from google.api import annotations_pb2, resource_pb2
-from google.protobuf import descriptor_pb2
 
 from gateway import VERSION, replies, schemas
 from gateway.schemas import Contracts, Schema
+from mesh import contract
 from village.options.v1 import options_pb2
 
 _JSON = "application/json"
@@ -67,7 +68,7 @@ class _Writer:
         self._singular = {
             (rule := d.proto.options.Extensions[resource_pb2.resource]).plural: rule.singular
             for d in contracts.types.values()
-            if isinstance(d.proto, descriptor_pb2.DescriptorProto)
+            if d.is_message
         } | {"regions": "region"}
 
     def document(self) -> Schema:
@@ -190,8 +191,6 @@ class _Writer:
     def _pattern(self, request: str, path: str) -> str:
         """The pattern that a field of a request must have, by its path as in `device.name`; or of its
         resource."""
-        from buf.validate import validate_pb2
-
         first, _, rest = path.partition(".")
         field = next(f for f, _ in self._contracts.fields(request) if f.name == first)
         if not rest:
@@ -203,7 +202,6 @@ class _Writer:
         if not body:
             return None
         if body == "*":
-            schema = self._schemas.ref(method.input_type)
             in_url = "the fields that stand in the URL may be left out"
             schema = {**self._without_url(method), "description": f"`{method.name}`: {in_url}."}
             if method.client_streaming:
@@ -220,15 +218,7 @@ class _Writer:
         rule = method.options.Extensions[annotations_pb2.http]
         template = getattr(rule, rule.WhichOneof("pattern"))
         taken = {name.partition(".")[0] for name in re.findall(r"\{([\w.]+)", template)}
-        key = self._schemas.key(method.input_type)
-        whole = self._schemas.components[key]
-        mine = {f.json_name for f, _ in self._contracts.fields(method.input_type) if f.name in taken}
-        found = {k: v for k, v in whole.items() if k not in ("required", "properties")}
-        found["properties"] = {k: v for k, v in whole["properties"].items() if k not in mine}
-        if required := [name for name in whole.get("required", ()) if name not in mine]:
-            found["required"] = required
-        del self._schemas.components[key]
-        return found
+        return self._schemas.message(method.input_type, without=taken)
 
     def _query(self, request: str, body: str, taken: set[str], prefix: str = "") -> list[Schema]:
         found: list[Schema] = []
@@ -250,7 +240,7 @@ class _Writer:
         return found
 
     def _described(self, service: Any, method: Any, comment: str) -> Schema:
-        access = _access(service, method)
+        access = contract.stated(method.options, service.options)
         first, _, rest = comment.partition("\n")
         chinese = schemas.chinese(first)
         summary = re.sub(r"\s*\([^()]*[\u4e00-\u9fff][^()]*\)", "", first.split(". ")[0]).rstrip(".")
@@ -333,14 +323,6 @@ _HEADERS: Schema = {
 
 def _all_optional(schema: Schema) -> bool:
     return not schema.get("required") and not schema.get("allOf") and schema.get("type") == "object"
-
-
-def _access(service: Any, method: Any) -> Any:
-    """Who may call a method: as it says itself, or as its service says of all that read or write."""
-    if method.options.HasExtension(options_pb2.access):
-        return method.options.Extensions[options_pb2.access]
-    reads = method.options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
-    return service.options.Extensions[options_pb2.reads if reads else options_pb2.writes]
 
 
 def _role(number: int) -> str:

@@ -4,7 +4,7 @@ events both need it."""
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from buf.validate import validate_pb2
@@ -59,6 +59,10 @@ class Described:
     comment: str
     parts: tuple[str, ...]
     """Comments of its fields or values, in their order."""
+
+    @property
+    def is_message(self) -> bool:
+        return isinstance(self.proto, descriptor_pb2.DescriptorProto)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +170,8 @@ class Schemas:
         if key not in self.components:
             self.components[key] = {}  # held, for types that contain themselves
             found = self._contracts.types[type_name]
-            is_enum = isinstance(found.proto, descriptor_pb2.EnumDescriptorProto)
-            self.components[key] = self._enum(found) if is_enum else self._message(type_name, found, form)
+            made = self.message(type_name, form) if found.is_message else self._enum(found)
+            self.components[key] = made
         return {"$ref": f"#/components/schemas/{key}"}
 
     def _enum(self, found: Described) -> Schema:
@@ -180,14 +184,16 @@ class Schemas:
             "enum": names,
         }
 
-    def _message(self, type_name: str, found: Described, form: str) -> Schema:
+    def message(self, type_name: str, form: str = "", *, without: Collection[str] = ()) -> Schema:
+        """The schema of a message, less the fields that are named."""
+        found = self._contracts.types[type_name]
         named = found.proto.options.Extensions[resource_pb2.resource]
         properties = {
             f.json_name: self.field(f, text, answered=bool(named.pattern) and not form)
             for f, text in self._contracts.fields(type_name)
-            if not (form and has(f, field_behavior_pb2.OUTPUT_ONLY))
+            if f.name not in without and not (form and has(f, field_behavior_pb2.OUTPUT_ONLY))
         }
-        required = [f.json_name for f in found.proto.field if enforced(f)]
+        required = [f.json_name for f in found.proto.field if f.name not in without and enforced(f)]
         schema: Schema = {"type": "object", **_titled(chinese(found.comment)), "description": found.comment}
         if named.pattern:
             schema["x-resource"] = {"type": named.type, "name": named.pattern[0]}

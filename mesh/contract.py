@@ -215,7 +215,11 @@ def _messages(found: Any) -> Iterator[Descriptor]:
 
 def access(method: MethodDescriptor) -> Any:
     """Who may call a method: as it says itself, or as its service says of all that read or write."""
-    own, whole = method.GetOptions(), method.containing_service.GetOptions()
+    return stated(method.GetOptions(), method.containing_service.GetOptions())
+
+
+def stated(own: Any, whole: Any) -> Any:
+    """The same, from the options of a method and of its service."""
     if own.HasExtension(options_pb2.access):
         return own.Extensions[options_pb2.access]
     reads = own.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS

@@ -27,6 +27,10 @@ IN_JSON = (
 """Where tests speak JSON on SQLite."""
 
 
+def speaks_json(path: pathlib.Path) -> bool:
+    return any(part in str(path) for part in IN_JSON)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What tests write lies in memory where there is room: programs are killed in tests, machines are not,
     and a disk that syncs every commit takes longer than all the rest."""
@@ -41,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow kinds last, so that a plain mistake shows at once; first where several workers share the tests, so
     that none ends long after the others."""
+    if os.environ.get("VILLAGEMESH_EXAMPLES"):  # only these make them
+        items[:] = [i for i in items if speaks_json(i.path) and "sqlite" in i.name]
     order = ["unit", "contract", "habitat", "conform", "integration", "fuzz", "faults"]
     if hasattr(config, "workerinput"):
         order.reverse()
@@ -119,7 +125,7 @@ def opened(
     """Opens a region's habitat. Journeys ask the one on SQLite through a gateway, in JSON, and hold what they
     send and get against the document."""
     asked: list[counties.County] = []
-    through_ = database_url.startswith("sqlite:") and any(part in str(request.path) for part in IN_JSON)
+    through_ = database_url.startswith("sqlite:") and speaks_json(request.path)
 
     if through_:  # names sort as records are made, so that the same is seen each time
         monkeypatch.setattr(resources, "uuid7", through.counted(resources.uuid7))

@@ -23,6 +23,8 @@ WHO: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def take(county: ThroughGateway, wanted: set[str] | None) -> None:
     """Asks; only for the methods that are `wanted`, where it is given."""
+    if wanted is not None and not wanted:
+        return
     for method, request in _asked(county):
         if wanted is not None and method not in wanted:
             continue

@@ -123,7 +123,7 @@ class ThroughGateway(County):
 
     def raw(self, method: str, raw: bytes, headers: dict[str, str]) -> bytes:
         found = self.contract.methods[method]
-        verb, template, body = _rule(found)
+        verb, template, body = _rules()[method]
         if not template or found.streams_in or found.streams_out or callers.NODE in headers or self.asking:
             return super().raw(method, raw, headers)
         message = json_format.MessageToDict(found.request.FromString(raw))
@@ -165,16 +165,12 @@ class ThroughGateway(County):
         kept.append(settled({k: v for k, v in example.items() if v or k == "answer"}))
 
     def announced(self) -> dict[str, Any]:
-        """The first event of each kind that was announced: headers and payload, as the broker would carry
-        them."""
+        """The payload of the first event of each kind that was announced."""
         found: dict[str, Any] = {}
-        columns = "event_id, type AS kind, name, time, region, epoch, incarnation, audit_digest, payload"
-        for row in rows(self, f"SELECT {columns} FROM mesh_outbox ORDER BY id"):
-            short = row.kind.rpartition(".")[2]
-            message = events.decode(row.kind, row.payload)
-            if short in found or message is None:
-                continue
-            found[short] = settled({"payload": json_format.MessageToDict(message)})
+        for kind, payload in rows(self, "SELECT type, payload FROM mesh_outbox ORDER BY id"):
+            short = kind.rpartition(".")[2]
+            if short not in found and (message := events.decode(kind, payload)) is not None:
+                found[short] = settled({"payload": json_format.MessageToDict(message)})
         return found
 
 
@@ -232,10 +228,6 @@ def _rules() -> dict[str, tuple[str, str, str]]:
                 verb = rule.WhichOneof("pattern")
                 found[method.name] = (verb, getattr(rule, verb), rule.body) if verb else ("", "", "")
     return found
-
-
-def _rule(method: Any) -> tuple[str, str, str]:
-    return _rules()[method.name]
 
 
 def _sent(template: str, body: str, message: dict[str, Any]) -> dict[str, Any]:
@@ -347,13 +339,16 @@ def _bare(example: Any) -> Any:
 
 def settle_examples(counties: list[Any], test: str) -> None:
     """After a test: what the document shows of it was seen again; or, where examples are being made, kept."""
+    folder = os.environ.get("VILLAGEMESH_EXAMPLES")
+    shown = {kind: event for kind, event in kept().get("events", {}).items() if event["test"] == test}
     seen: dict[str, list[Any]] = {}
     announced: dict[str, Any] = {}
     for county in counties:
-        announced = {**county.announced(), **announced}
+        if folder or shown:
+            announced = {**county.announced(), **announced}
         for method, exchanged in county.seen.items():
             seen.setdefault(method, []).extend(exchanged)
-    if folder := os.environ.get("VILLAGEMESH_EXAMPLES"):
+    if folder:
         found = {"test": test, "seen": seen, "events": announced}
         path = pathlib.Path(folder, f"{hashlib.sha256(test.encode()).hexdigest()}.json")
         path.write_text(json.dumps(found, ensure_ascii=False))
@@ -362,8 +357,7 @@ def settle_examples(counties: list[Any], test: str) -> None:
         if example.get("test") == test:
             exchanged = map(_bare, seen.get(method, ()))
             assert _bare(example) in exchanged, f"{method} was not as in its example: make examples"
-    for kind, event in kept().get("events", {}).items():
-        if event["test"] == test:
-            assert kind in announced, f"{kind} was not announced: make examples"
-            if not kind.endswith(tuple(_MADE_BY)):  # of which record, depends on what else was called off
-                assert _bare(announced[kind]) == _bare(event), f"{kind} differs: make examples"
+    for kind, event in shown.items():
+        assert kind in announced, f"{kind} was not announced: make examples"
+        if not kind.endswith(tuple(_MADE_BY)):  # of which record, depends on what else was called off
+            assert _bare(announced[kind]) == _bare(event), f"{kind} differs: make examples"
