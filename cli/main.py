@@ -387,11 +387,14 @@ def backup(data: pathlib.Path, to: pathlib.Path, recipients: tuple[str, ...]) ->
 @_DATA
 @click.option("--from", "source", type=_FILE, required=True, help="File that `backup` wrote.")
 @click.option("--identity", type=_FILE, default=None, help="age identity that opens the keys inside.")
-def restore(data: pathlib.Path, source: pathlib.Path, identity: pathlib.Path | None) -> None:
-    """Put a node back into an empty directory."""
+@click.option(
+    "--database", default="", help="Of a copy of PostgreSQL: URL of empty databases, with {domain} in it."
+)
+def restore(data: pathlib.Path, source: pathlib.Path, identity: pathlib.Path | None, database: str) -> None:
+    """Put a node back into an empty directory, and on PostgreSQL into empty databases."""
     from cli import backup
 
-    backup.restore(data, source, identity)
+    backup.restore(data, source, identity, database)
 
 
 _TOKEN = click.option("--token", envvar="VILLAGEMESH_TOKEN", required=True, help="Or VILLAGEMESH_TOKEN.")

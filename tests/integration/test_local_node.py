@@ -13,7 +13,6 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +23,6 @@ import nats.errors
 import nats.js.errors
 import psutil
 import pytest
-import sqlalchemy as sa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import proto_reflection_descriptor_database as reflection
 
@@ -258,22 +256,6 @@ class TestUp:
         assert "node of region 360423 (COUNTY), ready" in said
         stops = re.findall(r"(nats|services|envoy) ended", said)
         assert stops == ["envoy", "services", "nats"]
-
-
-class TestUpOnPostgresql:
-    def test_keeps_its_records_there(self, county: County, postgresql: str) -> None:
-        uri = sa.make_url(postgresql).set(drivername="postgresql+psycopg")
-        mark = uuid.uuid4().hex[:12]
-        admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with admin.connect() as connection:
-            for domain in ("habitat", "mesh"):
-                connection.execute(sa.text(f"CREATE DATABASE {domain}_{mark}"))
-        url = uri.set(database="{domain}").render_as_string(hide_password=False).replace("%7B", "{")
-        started = county.up("--database", url.replace("%7D", "}").replace("{domain}", f"{{domain}}_{mark}"))
-        assert started.returncode == 0, started.stderr
-        token = county.token("CZ")
-        assert county.ask(REPORTS, token=token, body=GOOD)[0] == 200
-        assert list((county.data / "data").glob("*.db")) == []
 
 
 class TestMakeUp:
