@@ -25,6 +25,10 @@ IN_MEMORY = 4 * media.MIB
 PART = 256 * 1024
 COLLECTED = 500
 REMEMBERED = 10_000
+CLIENT = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "1h", "allow_http": True}
+RETRIES = {"max_retries": 2, "retry_timeout": datetime.timedelta(seconds=10)}
+"""Of an S3-compatible store: whoever waits is told soon that it is away, and a slow reader may take his time.
+Its URL says whether it is asked by HTTPS."""
 
 
 def referred(message: Any, of: contract.Shape) -> dict[str, tuple[str, Any]]:
@@ -62,32 +66,42 @@ class Files:
         self._url = url
         self._opened: Any = None
 
-    def _store(self) -> Any:
-        if self._opened is None:
-            from obstore.store import from_url
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[Any]:
+        """OSError when it is away, as of a folder."""
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
 
-            if self._url.startswith("file://"):
-                pathlib.Path(self._url.removeprefix("file://")).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._opened = from_url(self._url)
-        return self._opened
+        try:
+            if self._opened is None and self._url.startswith("file://"):
+                folder = pathlib.Path(self._url.removeprefix("file://"))
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._opened = from_url(self._url)
+            elif self._opened is None:
+                self._opened = from_url(self._url, client_options=CLIENT, retry_config=RETRIES)  # type: ignore[call-overload]
+            yield self._opened
+        except BaseError as fault:
+            raise OSError(str(fault).partition("\n")[0]) from fault
 
     def put(self, digest: str, file: Any) -> None:
         import obstore
 
-        obstore.put(self._store(), _path(digest), file, max_concurrency=1)  # parts of 5 MiB in memory
+        with self._store() as opened:
+            obstore.put(opened, _path(digest), file, max_concurrency=1)  # parts of 5 MiB in memory
 
     def read(self, digest: str) -> Iterator[bytes]:
         """The content, part by part. FileNotFoundError."""
         import obstore
 
-        for part in obstore.get(self._store(), _path(digest)).stream(min_chunk_size=PART):
-            yield bytes(part)
+        with self._store() as opened:
+            for part in obstore.get(opened, _path(digest)).stream(min_chunk_size=PART):
+                yield bytes(part)
 
     def delete(self, digest: str) -> None:
         import obstore
 
-        with contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store(), _path(digest))
+        with self._store() as opened, contextlib.suppress(FileNotFoundError):
+            obstore.delete(opened, _path(digest))
 
 
 def _path(digest: str) -> str:
