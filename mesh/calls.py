@@ -192,8 +192,9 @@ class Call:
         row = self.store.row(codec, name)
         if row is None:
             return None
-        attached = frozenset(attachments.referred(row.message, codec.resource.shape))
-        held = Held(codec, row, row.message, row.alarm, row.version, row.digest, attached=attached)
+        # what a record refers to is asked only where it may change
+        referred = {} if self.method.read_only else attachments.referred(row.message, codec.resource.shape)
+        held = Held(codec, row, row.message, row.alarm, row.version, row.digest, attached=frozenset(referred))
         self.changes.held[name] = held
         return held
 

@@ -4,7 +4,7 @@ files. Separate from the call, which is what a handler sees."""
 import dataclasses
 import datetime
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -12,7 +12,6 @@ from mesh import (
     attachments,
     audit,
     contract,
-    database,
     errors,
     events,
     flows,
@@ -20,13 +19,13 @@ from mesh import (
     metrics,
     privacy,
     resources,
+    statements,
 )
 from mesh.store import Store
 from village.type.v1 import step_pb2
 
 
-@dataclasses.dataclass(frozen=True)
-class Acting:
+class Acting(NamedTuple):
     """Who does what, as far as history, audit and events tell it. `reference`: how the caller stands in
     them."""
 
@@ -71,7 +70,7 @@ class Changes:
         """The role that the caller was last permitted in."""
         self.held: dict[str, Held] = {}
         self._relied: dict[str, Held] = {}
-        self._rows: list[database.Write] = []
+        self._rows: list[statements.Write] = []
         self._region = region
 
     def take(self, held: Held, taken: flows.Taken, reason: str, more: dict[str, Any]) -> None:
@@ -86,7 +85,7 @@ class Changes:
         metrics.steps.labels(held.codec.resource.singular, step.action).inc()
         self.announce(held, taken.event, step)
         self._rows.append(
-            database.Write(self.store.plumbing.step, self.store.step_values(held.message.name, step))
+            statements.Write(self.store.plumbing.step, self.store.step_values(held.message.name, step))
         )
 
     def announce(self, held: Held, cls: type[Message], step: step_pb2.Step | None = None) -> None:
@@ -112,7 +111,7 @@ class Changes:
             "name": message.name, "time": self.store.instant(self.acting.now), "trace": self.acting.trace,
             "audit_digest": digest, "payload": event.SerializeToString(deterministic=True),
         }  # fmt: skip
-        self._rows.append(database.Write(self.store.plumbing.outbox, outbox))
+        self._rows.append(statements.Write(self.store.plumbing.outbox, outbox))
 
     def delete(self, held: Held, cls: type[Message]) -> None:
         """Takes a resource and its history away, and announces that."""
@@ -121,7 +120,7 @@ class Changes:
             if field.name != "name":
                 message.ClearField(field.name)
         self.announce(held, cls)
-        self._rows.append(database.Write(self.store.plumbing.step, {"name": message.name}, "delete"))
+        self._rows.append(statements.Write(self.store.plumbing.step, {"name": message.name}, "delete"))
 
     def audit(self, held: Held, before: str) -> str:
         """Adds an audit row about a resource; its digest. `before`: the resource's digest before."""
@@ -135,7 +134,7 @@ class Changes:
             "request_id": acting.request_id, "trace": acting.trace,
         }  # fmt: skip
         whole = audit.finished(row, acting.now, sqlite=self.store.sqlite)
-        self._rows.append(database.Write(self.store.plumbing.audit, whole))
+        self._rows.append(statements.Write(self.store.plumbing.audit, whole))
         return str(whole["digest"])
 
     def rely_on(self, held: Held) -> None:
@@ -147,10 +146,10 @@ class Changes:
     def forget_reasons(self, held: Held) -> None:
         """Empties what the steps of a resource say in somebody's words."""
         self.add(
-            database.Write(self.store.plumbing.step, {"name": held.message.name, "reason": ""}, "update")
+            statements.Write(self.store.plumbing.step, {"name": held.message.name, "reason": ""}, "update")
         )
 
-    def add(self, write: database.Write) -> None:
+    def add(self, write: statements.Write) -> None:
         """Adds a row of the plumbing's own."""
         self._rows.append(write)
 
@@ -170,7 +169,7 @@ class Changes:
         names = (name for name, h in self.held.items() if h.changed and h.codec is codec)
         return errors.RuleBroken(name=", ".join(names), rule=rule)
 
-    def commit(self, *answers: database.Write) -> database.Commit | None:
+    def commit(self, *answers: statements.Write) -> statements.Commit | None:
         """Everything handed over, or None when nothing was. `answers` are kept for repetitions."""
         changed = [h for h in self.held.values() if h.changed]
         if not self._rows and not answers:
@@ -179,7 +178,7 @@ class Changes:
         if len(regions_) != 1:
             raise ValueError(f"one commit is for one region, not {sorted(regions_)}")
         grant = self.store.grants.of(regions_.pop())
-        commit = database.Commit(grant.region, grant.domain, grant.epoch)
+        commit = statements.Commit(grant.region, grant.domain, grant.epoch)
         for held in {**self._relied, **{h.message.name: h for h in changed}}.values():
             if held.row is not None:
                 commit.held.append((held.codec.table, held.message.name, held.row.version))
@@ -189,21 +188,21 @@ class Changes:
         commit.writes += [*self._rows, *answers]
         return commit
 
-    def _write(self, held: Held) -> database.Write:
+    def _write(self, held: Held) -> statements.Write:
         message = held.message
         if held.deleted:
-            return database.Write(held.codec.table, {"name": message.name}, "delete")
+            return statements.Write(held.codec.table, {"name": message.name}, "delete")
         values = {
             "name": message.name, "version": held.version, "digest": held.digest,
             "alarm_time": self.store.instant(held.alarm) if held.alarm else None,
             **held.codec.encode(message),
         }  # fmt: skip
         if held.row is not None:
-            return database.Write(held.codec.table, values, "update")
+            return statements.Write(held.codec.table, values, "update")
         values |= {"region": resources.region_in(message.name), "owner": self.acting.reference}
-        return database.Write(held.codec.table, values)
+        return statements.Write(held.codec.table, values)
 
-    def _attach(self, held: Held) -> list[database.Write]:
+    def _attach(self, held: Held) -> list[statements.Write]:
         """Notes which files a record refers to, which must be there, and no longer refers to."""
         now = attachments.referred(held.message, held.codec.resource.shape)
         name, attached = held.message.name, self.store.plumbing.attached
@@ -213,6 +212,6 @@ class Changes:
                 raise errors.Invalid(f"{contract.snake(held.codec.resource.singular)}.{path}", wrong)
         gone = [d for d in held.attached if d not in now]
         return [
-            *(database.Write(attached, {"sha256": d, "name": name}) for d in fresh),
-            *(database.Write(attached, {"sha256": d, "name": name}, "delete") for d in gone),
+            *(statements.Write(attached, {"sha256": d, "name": name}) for d in fresh),
+            *(statements.Write(attached, {"sha256": d, "name": name}, "delete") for d in gone),
         ]

@@ -8,8 +8,8 @@ import functools
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 
 from mesh import deadlines, errors, statements
+from mesh.statements import Commit, Write
 
 T = TypeVar("T")
 
@@ -57,28 +58,6 @@ def _taken(fault: Exception) -> Taken:
     if text.startswith("CHECK constraint failed: "):
         return Broken(text.partition(": ")[2])
     return Gone(text) if state == "23503" or "FOREIGN KEY" in text else Taken(text)
-
-
-@dataclasses.dataclass(frozen=True)
-class Write:
-    """A row added, one changed by its name, or one removed by all its values. `values` are ready for the
-    driver."""
-
-    table: sa.Table
-    values: dict[str, Any]
-    kind: Literal["insert", "update", "delete"] = "insert"
-
-
-@dataclasses.dataclass
-class Commit:
-    """What one call writes, for one (region, domain)."""
-
-    region: str
-    domain: str
-    epoch: int
-    held: list[tuple[sa.Table, str, int]] = dataclasses.field(default_factory=list)
-    """Rows changed or relied on: table, name and the version that was read."""
-    writes: list[Write] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,22 +127,19 @@ class Database:
             return cursor.execute(sql.text, parameters)
         return cursor.execute(sql.text, [parameters[name] for name in sql.order], prepare=True)
 
-    @contextlib.contextmanager
-    def cursor(self, *, ends: bool = True) -> Iterator[Any]:
+    def cursor(self, *, ends: bool = True) -> contextlib.AbstractContextManager[Any]:
         """A driver's cursor in autocommit; faults of the driver become refusals. What runs on it `ends` with
         the time of the call."""
-        connection = getattr(self._own, "connection", None) or self._connect()
-        try:
-            driver: Any = connection.connection.driver_connection
-            with deadlines.ending(driver) if ends else contextlib.nullcontext():
-                yield driver.cursor() if self.sqlite else self._raw_cursor(driver)
-        except self._fault as fault:
-            self._refuse(connection, fault)
+        return _Cursor(self, ends)
+
+    def connection(self) -> sa.Connection:
+        """This thread's own."""
+        return getattr(self._own, "connection", None) or self._connect()
 
     def _connect(self) -> sa.Connection:
         try:
             connection = self._own.connection = self.engine.connect()
-        except (sa.exc.SQLAlchemyError, self._fault) as fault:
+        except (sa.exc.SQLAlchemyError, self.fault) as fault:
             raise errors.Unavailable(what="the database") from fault
         self._connections.add(connection)
         return connection
@@ -182,7 +158,7 @@ class Database:
 
     def select(self, statement: Any) -> Sequence[Any]:
         """Rows of a statement whose shape varies."""
-        connection = getattr(self._own, "connection", None) or self._connect()
+        connection = self.connection()
         try:
             with deadlines.ending(connection.connection.driver_connection):
                 return connection.execute(statement).fetchall()  # type: ignore[no-any-return]
@@ -239,7 +215,7 @@ class Database:
                     result = work(cursor)
                     cursor.execute("COMMIT")
             except BaseException:
-                with contextlib.suppress(self._fault):
+                with contextlib.suppress(self.fault):
                     cursor.execute("ROLLBACK")
                 raise
             return result
@@ -252,10 +228,10 @@ class Database:
                 cursor.execute("BEGIN IMMEDIATE")
                 try:
                     for job in jobs:
-                        job.run(cursor, self._fault, alone=len(jobs) == 1)
+                        job.run(cursor, self.fault, alone=len(jobs) == 1)
                     cursor.execute("ROLLBACK" if len(jobs) == 1 and jobs[0].fault else "COMMIT")
                 except BaseException:
-                    with contextlib.suppress(self._fault):
+                    with contextlib.suppress(self.fault):
                         cursor.execute("ROLLBACK")
                     raise
         except BaseException as fault:  # the disk is full, say: nothing of this turn was written
@@ -276,9 +252,9 @@ class Database:
                 raise Moved
         for alike in _alike(commit.writes):
             names = tuple(alike[0].values)
-            build = functools.partial(statements.KINDS[alike[0].kind], alike[0].table, names, "x_")
+            build = functools.partial(statements.KINDS[alike[0].kind], alike[0].table, names, "")
             sql = self.prepare((alike[0].table.name, alike[0].kind, names), build, many=True)
-            self.run_many(cursor, sql, [{f"x_{k}": v for k, v in w.values.items()} for w in alike])
+            self.run_many(cursor, sql, [w.values for w in alike])
 
     def run_many(self, cursor: Any, sql: Sql, rows: list[dict[str, Any]]) -> int:
         """Runs a prepared change for each of several rows; how many it met. Taken here already, so that on
@@ -315,7 +291,7 @@ class Database:
         return text, in_order(values)
 
     @functools.cached_property
-    def _raw_cursor(self) -> Any:
+    def raw_cursor(self) -> Any:
         return self.engine.dialect.dbapi.RawCursor  # type: ignore[union-attr]
 
     @functools.cached_property
@@ -324,7 +300,7 @@ class Database:
         return self.engine.dialect.dbapi.DataError  # type: ignore[union-attr]
 
     @functools.cached_property
-    def _fault(self) -> type[BaseException]:
+    def fault(self) -> type[BaseException]:
         return self.engine.dialect.dbapi.Error  # type: ignore[union-attr]
 
     def _forget(self, connection: sa.Connection) -> None:
@@ -334,7 +310,7 @@ class Database:
         self._connections.discard(connection)
         self._own.connection = None
 
-    def _refuse(self, connection: Any, fault: BaseException) -> None:
+    def refuse(self, connection: Any, fault: BaseException) -> None:
         """Turns a driver's fault into Taken, Moved or a refusal."""
         dbapi = self.engine.dialect.dbapi
         if isinstance(fault, dbapi.IntegrityError):  # type: ignore[union-attr]
@@ -366,6 +342,30 @@ def _alike(writes: Sequence[Write]) -> list[list[Write]]:
     for write in writes:
         found.setdefault((write.table.name, write.kind, tuple(write.values)), []).append(write)
     return list(found.values())
+
+
+class _Cursor(contextlib.AbstractContextManager[Any]):
+    """See `Database.cursor`."""
+
+    __slots__ = ("_connection", "_database", "_ending", "_ends")
+
+    def __init__(self, database: Database, ends: bool) -> None:
+        self._database, self._ends = database, ends
+
+    def __enter__(self) -> Any:
+        database = self._database
+        self._connection = database.connection()
+        driver: Any = self._connection.connection.driver_connection
+        self._ending = deadlines.ending(driver) if self._ends else None
+        if self._ending is not None:
+            self._ending.__enter__()
+        return driver.cursor() if database.sqlite else database.raw_cursor(driver)
+
+    def __exit__(self, kind: Any, fault: BaseException | None, trace: Any) -> None:
+        if self._ending is not None:
+            self._ending.__exit__(kind, fault, trace)
+        if isinstance(fault, self._database.fault):
+            self._database.refuse(self._connection, fault)
 
 
 class _Job:

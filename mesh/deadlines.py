@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from mesh import errors
@@ -41,36 +41,38 @@ def left() -> float:
     return -1 if moment is None else max(0.0, moment - time.monotonic())
 
 
-@contextlib.contextmanager
-def keeping(until_: float | None) -> Iterator[None]:
-    """What this thread does inside is for a call that has to end then."""
-    before = until()
-    _here.until = until_
-    try:
-        yield
-    finally:
-        _here.until = before
+class keeping:  # noqa: N801 - read as a verb, as contextlib's own
+    """What this thread does inside is for a call that has to end then. Classes, here and below: every call
+    and statement goes through them, and a generator costs it several times as much."""
+
+    __slots__ = ("_before", "_until")
+
+    def __init__(self, until_: float | None) -> None:
+        self._until = until_
+
+    def __enter__(self) -> None:
+        self._before = until()
+        _here.until = self._until
+
+    def __exit__(self, *_: object) -> None:
+        _here.until = self._before
 
 
-@contextlib.contextmanager
-def ending(driver: Any) -> Iterator[None]:
+def ending(driver: Any) -> contextlib.AbstractContextManager[None]:
     """What runs on this driver's connection inside is ended when the time of this thread's call is over.
     DeadlineExceeded when it is over already."""
     moment = until()
     if moment is None:
-        yield
-        return
+        return _NOTHING
     if passed(moment):
         raise errors.DeadlineExceeded
-    running = _Running(driver, moment)
-    _watch.begin(running)
-    try:
-        yield
-    finally:
-        _watch.end(running)
+    return _Running(driver, moment)
 
 
-class _Running:
+_NOTHING = contextlib.nullcontext()
+
+
+class _Running(contextlib.AbstractContextManager[None]):
     """Something running on a connection. The lock keeps what comes next on it from being ended instead."""
 
     def __init__(self, driver: Any, until_: float) -> None:
@@ -78,6 +80,12 @@ class _Running:
         self._end: Callable[[], None] = getattr(driver, "interrupt", None) or functools.partial(
             driver.cancel_safe, timeout=CANCEL_S
         )
+
+    def __enter__(self) -> None:
+        _watch.begin(self)
+
+    def __exit__(self, *_: object) -> None:
+        _watch.end(self)
 
     def end(self) -> None:
         with self.lock:

@@ -8,7 +8,7 @@ import math
 import pathlib
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 
@@ -68,8 +68,7 @@ def of_node(region: str) -> Caller:
 SYSTEM = Caller(subject="system", roles=frozenset({"SYS"}))
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What a permission is judged by; None for what is not known yet."""
 
     region: str

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from mesh import contract, database, errors
+from mesh import contract, errors, statements
 from mesh.changes import Acting
 
 
@@ -35,14 +35,14 @@ class Once:
             bytes.fromhex(self._store.rings.data.decrypt(found[1], self._context))
         )
 
-    def kept(self, answer: Message) -> database.Write:
+    def kept(self, answer: Message) -> statements.Write:
         """The row that keeps the answer."""
         sealed = self._store.rings.data.encrypt(answer.SerializeToString().hex(), self._context)
         row = {
             "caller": self._acting.reference, "request_id": self._acting.request_id, "region": self._region,
             "fingerprint": self._fingerprint, "answer": sealed, "time": self._store.instant(self._until),
         }  # fmt: skip
-        return database.Write(self._store.plumbing.request, row)
+        return statements.Write(self._store.plumbing.request, row)
 
 
 def _bare(method: contract.Method, request: Any) -> Any:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from nats.aio.client import Client
 from nats.js import errors as js_errors
 
-from mesh import bus, calls, contract, database, errors, events, metrics, resources, telemetry
+from mesh import bus, calls, contract, database, errors, events, metrics, resources, statements, telemetry
 from mesh.store import Store
 from village.mesh.v1 import dead_letter_pb2 as pb
 from village.mesh.v1.dead_letter_pb2 import DeadLetter
@@ -220,9 +220,9 @@ def acted(store: Store, reaction: Reaction, event: Event) -> bool:
     )  # fmt: skip
 
 
-def _note(store: Store, reaction: Reaction, event: Event, now: datetime.datetime) -> database.Write:
+def _note(store: Store, reaction: Reaction, event: Event, now: datetime.datetime) -> statements.Write:
     row = {"reaction": reaction.name, "event_id": event.id, "time": store.instant(now)}
-    return database.Write(store.plumbing.inbox, row)
+    return statements.Write(store.plumbing.inbox, row)
 
 
 def forget(store: Store, now: datetime.datetime) -> None:

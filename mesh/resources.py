@@ -1,13 +1,12 @@
 """Messages as rows: a table derived from its message, and the way there and back. Separate from the
 database, so that a service's DBA finds one readable column per field and nobody writes a model twice."""
 
-import dataclasses
 import datetime
 import functools
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -137,8 +136,7 @@ def when(value: Any) -> datetime.datetime:
     return datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A resource as it was read, with what the plumbing keeps beside it."""
 
     message: Any

@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
@@ -54,7 +54,7 @@ class Endpoint:
     """Where the domain counts the calls that it refuses."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Incoming:
     """What a transport knows of a call. `raw`: bytes, or an iterator of them where the method streams up;
     `remaining`: seconds left, None for no deadline."""
@@ -67,7 +67,7 @@ class Incoming:
     """Headers of the answer."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Asking:
     """Who asks, as far as it is known: what a refusal is told with."""
 
@@ -325,8 +325,7 @@ class Chain:
         return True
 
 
-@dataclasses.dataclass(frozen=True)
-class Services:
+class Services(NamedTuple):
     """What handlers of the plumbing itself may ask of the process they run in."""
 
     chain: Chain

@@ -1,12 +1,34 @@
-"""The statements of the one commit, built with SQLAlchemy Core. Separate from the database that runs them,
-because what locks what, and in which order, is read here alone."""
+"""What one commit writes, and its statements, built with SQLAlchemy Core. Separate from the database that
+runs them, because what locks what, and in which order, is read here alone."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
 from mesh import tables
+
+
+class Write(NamedTuple):
+    """A row added, one changed by its name, or one removed by all its values. `values` are ready for the
+    driver."""
+
+    table: sa.Table
+    values: dict[str, Any]
+    kind: Literal["insert", "update", "delete"] = "insert"
+
+
+@dataclasses.dataclass
+class Commit:
+    """What one call writes, for one (region, domain)."""
+
+    region: str
+    domain: str
+    epoch: int
+    held: list[tuple[sa.Table, str, int]] = dataclasses.field(default_factory=list)
+    """Rows changed or relied on: table, name and the version that was read."""
+    writes: list[Write] = dataclasses.field(default_factory=list)
 
 
 def _owner(metadata: sa.MetaData) -> sa.Table:
@@ -26,7 +48,7 @@ def _owned(own: sa.Table) -> list[Any]:
     ]
 
 
-def owner_values(commit: Any) -> dict[str, Any]:
+def owner_values(commit: Commit) -> dict[str, Any]:
     """The parameters that say which pair and epoch."""
     return {"own_region": commit.region, "own_domain": commit.domain, "own_epoch": commit.epoch}
 
@@ -81,7 +103,7 @@ def replace(table: sa.Table, names: tuple[str, ...], at: tuple[str, ...]) -> Any
 KINDS = {"insert": insert, "update": update, "delete": delete}
 
 
-def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[Any]) -> Any:
+def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[Write]) -> Any:
     """`WITH owner …, held …, gate …, w0 AS (UPDATE … FROM gate …), … SELECT how many were held`."""
     own = _owner(sa.MetaData())
     owner = sa.select(own.c.epoch).where(*_owned(own)).with_for_update(read=True).cte("owner")
@@ -102,7 +124,7 @@ def one_statement(held: Sequence[tuple[sa.Table, str, int]], writes: Sequence[An
     all_held = [count == sa.literal_column(str(n)) for count, n in zip(counts, expected, strict=True)]
     gate = sa.select(sa.literal_column("1").label("open")).where(*all_held).cte("gate")
     steps = []
-    inserts: dict[str, list[tuple[int, Any]]] = {}
+    inserts: dict[str, list[tuple[int, Write]]] = {}
     for i, write in enumerate(writes):
         if write.kind == "insert":
             inserts.setdefault(write.table.name, []).append((i, write))
@@ -124,7 +146,7 @@ def _typed(name: str, column: sa.Column[Any]) -> Any:
     )
 
 
-def _insert_in_order(rows: list[tuple[int, Any]], gate: Any) -> Any:
+def _insert_in_order(rows: list[tuple[int, Write]], gate: Any) -> Any:
     """One insert of all rows of a table, in their order, in which their ids are drawn: PostgreSQL runs
     several writes of one statement in any order."""
     table, names = rows[0][1].table, list(rows[0][1].values)

@@ -175,7 +175,7 @@ class Store:
             known = self._recent[place] = (asked, self.database.fetch(sql, parameters))
         return known[1]
 
-    def commit(self, commit: database.Commit) -> None:
+    def commit(self, commit: statements.Commit) -> None:
         """The one commit, as `Database.commit`."""
         with telemetry.part("commit"):
             self.database.commit(commit)

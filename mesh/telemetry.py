@@ -5,14 +5,15 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider, id_generator
-from opentelemetry.trace import Link, SpanKind, StatusCode, TraceFlags, get_current_span, set_span_in_context
+from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _ids = id_generator.RandomIdGenerator()
@@ -69,16 +70,17 @@ def _context(parent: str) -> Any:
     return get_current_span(_propagator.extract({"traceparent": parent})).get_span_context()
 
 
-@contextlib.contextmanager
-def part(name: str, parent: str = "") -> Iterator[None]:
+def part(name: str, parent: str = "") -> contextlib.AbstractContextManager[object]:
     """A part of what this thread traces, or of the trace of `parent`: nothing when that is not sampled."""
     above: Any = getattr(_here, "span", None)
     if not _tracers or (above is None and not parent.endswith("-01")):
-        yield
-        return
+        return _NOTHING
     context = _propagator.extract({"traceparent": parent}) if parent else set_span_in_context(above)
-    with _tracers[0].start_as_current_span(name, context):
-        yield
+    found: contextlib.AbstractContextManager[object] = _tracers[0].start_as_current_span(name, context)
+    return found
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 def happened(name: str, parents: Iterable[str]) -> None:
@@ -90,11 +92,12 @@ def happened(name: str, parents: Iterable[str]) -> None:
 
 def traceparent(incoming: str) -> str:
     """The W3C trace context of a call: a new span of the caller's trace, or of a new one."""
-    trace, flags = 0, TraceFlags(0)
-    if incoming:
-        parent = get_current_span(_propagator.extract({"traceparent": incoming})).get_span_context()
-        trace, flags = parent.trace_id, parent.trace_flags
-    return f"00-{trace or _ids.generate_trace_id():032x}-{_ids.generate_span_id():016x}-{flags:02x}"
+    if not incoming:
+        drawn = os.urandom(24).hex()
+        return f"00-{drawn[:32]}-{drawn[32:]}-00"
+    parent = get_current_span(_propagator.extract({"traceparent": incoming})).get_span_context()
+    trace, flags = parent.trace_id or _ids.generate_trace_id(), parent.trace_flags
+    return f"00-{trace:032x}-{_ids.generate_span_id():016x}-{flags:02x}"
 
 
 def trace_id(parent: str) -> str:

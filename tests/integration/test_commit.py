@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mesh import database, errors, resources
+from mesh import database, errors, resources, statements
 from tests.county import REGION, County
 from tests.loop import PARENT, execute, file, reach, rows, steps, take, written
 from village.habitat.v1 import report_pb2 as pb
@@ -34,7 +34,7 @@ def overtake(county: County, meanwhile: Callable[[], Any]) -> list[Any]:
     """Lets `meanwhile` happen once, between the next handler and its commit."""
     real, happened = county.store.database.commit, []
 
-    def commit(what: database.Commit) -> None:
+    def commit(what: statements.Commit) -> None:
         if not happened:
             happened.append(None)
             happened[0] = meanwhile()
@@ -184,23 +184,23 @@ class TestRace:
             assert sorted(county.row(n).version for n in names) == [1, 2]
 
 
-def commit_of(county: County, name: str, relied: list[str], score: int = 7) -> database.Commit:
+def commit_of(county: County, name: str, relied: list[str], score: int = 7) -> statements.Commit:
     """A commit that raises one report's version while all of `relied` are at their first."""
     table = county.store.codec(pb.Report).table
-    made = database.Commit(REGION, "habitat", 1)
+    made = statements.Commit(REGION, "habitat", 1)
     made.held = [(table, each, 1) for each in relied]
     values = {"name": name, "version": 2, "score": score}
-    made.writes = [database.Write(table, values, "update"), outbox(county, name)]
+    made.writes = [statements.Write(table, values, "update"), outbox(county, name)]
     return made
 
 
-def outbox(county: County, name: str, **values: Any) -> database.Write:
+def outbox(county: County, name: str, **values: Any) -> statements.Write:
     row = {
         "region": REGION, "epoch": 1, "incarnation": 1, "event_id": resources.uuid7(county.now), "type": "t",
         "subject": "s", "name": name, "time": county.store.instant(county.now), "trace": "",
         "audit_digest": "", "payload": b"", **values,
     }  # fmt: skip
-    return database.Write(county.store.plumbing.outbox, row)
+    return statements.Write(county.store.plumbing.outbox, row)
 
 
 class TestAtomicity:
@@ -209,7 +209,7 @@ class TestAtomicity:
         made = commit_of(county, name, relied=[name])
         own = county.store.plumbing.ownership
         taken = {"region": REGION, "domain": "habitat", "epoch": 1, "incarnation": 1, "frozen": False}
-        made.writes.append(database.Write(own, taken))
+        made.writes.append(statements.Write(own, taken))
         before = written(county)
         with pytest.raises(database.Taken):
             county.store.database.commit(made)

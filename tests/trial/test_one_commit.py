@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh import database, errors
+from mesh import database, errors, statements
 from tests.county import County
 from tests.loop import execute, rows
 from tests.trial import domain
@@ -88,7 +88,7 @@ def test_lets_a_call_decide_again_that_broke_a_rule_by_chance(
 ) -> None:
     pb, real, left = domain.messages(), trial.store.commit, [2]
 
-    def commit(what: database.Commit) -> None:
+    def commit(what: statements.Commit) -> None:
         left[0] -= 1
         if left[0] >= 0:
             raise database.Broken("stocks_check_0")
