@@ -9,9 +9,7 @@ import http.client
 import json
 import os
 import pathlib
-import random
 import signal
-import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,22 +24,9 @@ from deploy.local import node as local
 from mesh import bus, events
 from tests.clock import Clock
 from tests.line import Line
-from tests.waiting import until
+from tests.waiting import free_ports, until
 
 PROVINCE, WUNING, XIUSHUI = "360000", "360423", "360424"
-
-
-def four_ports() -> int:
-    """A port that is free, and so are the next three; below those that the system gives away by itself."""
-    while True:
-        first = random.randrange(18000, 32000)
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in range(first, first + 4):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
 
 
 def report(region: str = WUNING, description: str = "河边有垃圾") -> dict[str, Any]:
@@ -255,7 +240,7 @@ class Mesh:
     ) -> None:
         self.folder, self._clock = folder, clock
         self._wanted = {WUNING: ("habitat",), XIUSHUI: ()} if counties is None else counties
-        self.province = Node(folder / PROVINCE, PROVINCE, ("habitat",), four_ports())
+        self.province = Node(folder / PROVINCE, PROVINCE, ("habitat",), free_ports(4))
         self.province.clock = clock
         self.province.plan = dataclasses.replace(self.province.plan, database=database)
         self.counties: dict[str, Node] = {}
@@ -317,7 +302,7 @@ class Mesh:
 
     def county(self, region: str, services: Sequence[str]) -> Node:
         """A county's node behind a line of its own, not started yet."""
-        made = Node(self.folder / region, region, services, four_ports())
+        made = Node(self.folder / region, region, services, free_ports(4))
         made.line, made.clock = Line(self.office), self._clock
         self.counties[region] = made
         return made

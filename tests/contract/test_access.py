@@ -77,14 +77,28 @@ def database_url(tmp_path: Any) -> str:
     return f"sqlite:///{tmp_path}/{{domain}}.db"
 
 
-@pytest.fixture
-def trusting(county: County) -> County:
-    """The county, with issuers everywhere in its file that vouch for roles of every level."""
+def trust_everywhere(county: County) -> County:
+    """Issuers everywhere in its file that vouch for roles of every level."""
     jwks = "jwks.json"
     regions = sorted({code[:6] for code in PLACES.values()})
     entries = [{"issuer": issuer(r), "jwks": jwks, "region": r, "highest_level": "PROVINCE"} for r in regions]
     write_issuers(county, entries)
     return county
+
+
+@pytest.fixture
+def trusting(county: County) -> County:
+    """A county that trusts everywhere, for a test of its own."""
+    return trust_everywhere(county)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[County]:
+    """One for all questions that leave it able to answer the next."""
+    folder = tmp_path_factory.mktemp("asked")
+    county = County(folder, f"sqlite:///{folder}/{{domain}}.db")
+    yield trust_everywhere(county)
+    county.close()
 
 
 def write_issuers(county: County, entries: list[dict[str, Any]]) -> None:
@@ -251,15 +265,15 @@ def outcome(county: County, method: str, request: Any, headers: dict[str, str]) 
 
 
 class TestEveryMethod:
-    def test_has_a_request_here(self, trusting: County) -> None:
-        assert set(requests(trusting, file(trusting).name)) == set(METHODS)
+    def test_has_a_request_here(self, asked: County) -> None:
+        assert set(requests(asked, file(asked).name)) == set(METHODS)
         assert set(FOUND.methods) == {*SERVICE.handlers, *runtime.FOUNDATION}
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_lets_pass_whom_its_annotation_lets_pass(self, trusting: County, method: str) -> None:
+    def test_lets_pass_whom_its_annotation_lets_pass(self, asked: County, method: str) -> None:
         # in this state the unit-bound verbs may pass; whatever the state refuses has passed permission
-        name = reach(trusting, "ASSIGNED", photos=[PHOTO]).name
-        request, wrong = requests(trusting, name)[method], []
+        name = reach(asked, "ASSIGNED", photos=[PHOTO]).name
+        request, wrong = requests(asked, name)[method], []
         passed = {
             *("OK", "ACTION_NOT_ALLOWED", "ALREADY_EXISTS", "DUPLICATE_OF_ITSELF", "RETURN_ALREADY_USED"),
             *("EXTENSION_ALREADY_ASKED", "NO_EXTENSION_ASKED", "STILL_OPEN", "UNSEALING_DECIDED"),
@@ -270,9 +284,9 @@ class TestEveryMethod:
         for role, (place, code), unit in itertools.product(ROLES, PLACES.items(), (VILLAGE_UNIT, TOWN_UNIT)):
             if role == "SYS":
                 continue
-            token = mint(trusting.private, trusting.now, iss=issuer(code[:6]), sub=f"{role}-{code}",
+            token = asked.minted(iss=issuer(code[:6]), sub=f"{role}-{code}",
                          roles=[role], region=code, organisation=unit)  # fmt: skip
-            got = outcome(trusting, method, request, {"authorization": f"Bearer {token}"})
+            got = outcome(asked, method, request, {"authorization": f"Bearer {token}"})
             may = expected(
                 FOUND.methods[method], role, code, own=method in ("FileReport", "GiveDelegation"), unit=unit
             )
@@ -281,27 +295,27 @@ class TestEveryMethod:
         assert wrong == []
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_needs_a_token_unless_it_is_public(self, trusting: County, method: str) -> None:
-        request = requests(trusting, file(trusting).name)[method]
+    def test_needs_a_token_unless_it_is_public(self, asked: County, method: str) -> None:
+        request = requests(asked, file(asked).name)[method]
         public = any(r.scope == options_pb2.SCOPE_PUBLIC for r in FOUND.methods[method].rules)
-        assert outcome(trusting, method, request, {}) == ("OK" if public else "UNAUTHENTICATED")
+        assert outcome(asked, method, request, {}) == ("OK" if public else "UNAUTHENTICATED")
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_answers_the_same_whether_or_not_the_record_exists(self, trusting: County, method: str) -> None:
+    def test_answers_the_same_whether_or_not_the_record_exists(self, asked: County, method: str) -> None:
         """Permission before existence: a role without a rule, and a division that is not the record's."""
-        here = reach(trusting, "ASSIGNED").name
+        here = reach(asked, "ASSIGNED").name
         absent = f"{PARENT}/reports/{uuid.uuid4()}"
-        if "reports/" not in str(requests(trusting, here)[method]) or method == "BatchActOnReports":
+        if "reports/" not in str(requests(asked, here)[method]) or method == "BatchActOnReports":
             return
         for role, place in (("LAB", REGION), ("TO", "360423101"), ("VO", "360423101200"), ("CZ", REGION),
                             ("KA", "360424"), ("PA", "110000"), ("KI", REGION)):  # fmt: skip
-            token = mint(trusting.private, trusting.now, iss=issuer(place[:6]), sub="x", roles=[role],
+            token = asked.minted(iss=issuer(place[:6]), sub="x", roles=[role],
                          region=place, organisation=None)  # fmt: skip
             said = []
             for name in (here, absent):
-                raw = requests(trusting, name)[method].SerializeToString()
+                raw = requests(asked, name)[method].SerializeToString()
                 try:
-                    trusting.raw(method, raw, {"authorization": f"Bearer {token}"})
+                    asked.raw(method, raw, {"authorization": f"Bearer {token}"})
                 except errors.Refusal as refusal:
                     said.append((refusal.reason, str(refusal)))
                 else:
@@ -311,25 +325,25 @@ class TestEveryMethod:
             assert permitted or said[0][0] == "FORBIDDEN"
 
     @pytest.mark.parametrize("state", WAYS)
-    def test_lets_an_own_record_be_read_in_every_state(self, trusting: County, state: str) -> None:
-        report = reach(trusting, state)
-        assert trusting.call("resident", pb.GetReportRequest(name=report.name)).name == report.name
+    def test_lets_an_own_record_be_read_in_every_state(self, asked: County, state: str) -> None:
+        report = reach(asked, state)
+        assert asked.call("resident", pb.GetReportRequest(name=report.name)).name == report.name
 
-    def test_gives_a_foreign_region_nothing_of_what_is_here(self, trusting: County) -> None:
-        report = reach(trusting, "ASSIGNED", description="MARK-7431")
+    def test_gives_a_foreign_region_nothing_of_what_is_here(self, asked: County) -> None:
+        report = reach(asked, "ASSIGNED", description="MARK-7431")
         for place in ("360424", "360700", "110000"):
             for role in ROLES:
                 if role == "SYS":
                     continue
-                token = mint(trusting.private, trusting.now, iss=issuer(place), roles=[role], region=place)
+                token = asked.minted(iss=issuer(place), roles=[role], region=place)
                 headers = {"authorization": f"Bearer {token}"}
-                asked = requests(trusting, report.name)
-                asked["ListReports"].filter = f'division:"{REGION}"'
-                for method, request in asked.items():
+                wanted = requests(asked, report.name)
+                wanted["ListReports"].filter = f'division:"{REGION}"'
+                for method, request in wanted.items():
                     if any(r.scope == options_pb2.SCOPE_PUBLIC for r in FOUND.methods[method].rules):
                         continue
                     with pytest.raises(errors.Forbidden):
-                        trusting.raw(method, request.SerializeToString(), headers)
+                        asked.raw(method, request.SerializeToString(), headers)
 
 
 class TestNode:
@@ -368,16 +382,15 @@ class TestNode:
             if method not in self.OF_NODES and not public:
                 assert outcome(trusting, method, request, trusting.as_node()) == "UNAUTHENTICATED", method
 
-    @pytest.mark.parametrize("method", METHODS)
-    def test_by_itself_believes_no_other(self, trusting: County, method: str) -> None:
-        request = requests(trusting, file(trusting).name)[method]
-        headers = trusting.as_node()
+    def test_by_itself_believes_no_other(self, trusting: County) -> None:
+        wanted, headers = requests(trusting, file(trusting).name), trusting.as_node()
         trusting.chain.callers.directory = None
         person = {"authorization": f"Bearer {trusting.token('county')}"}
         for token in (headers["x-village-node"], "", "x", "a.b.c"):
             told = {"x-village-node": token}
-            assert outcome(trusting, method, request, told) == "UNAUTHENTICATED"
-            assert outcome(trusting, method, request, {**told, **person}) == "UNAUTHENTICATED"
+            for method, request in wanted.items():
+                assert outcome(trusting, method, request, told) == "UNAUTHENTICATED", method
+                assert outcome(trusting, method, request, {**told, **person}) == "UNAUTHENTICATED", method
 
 
 def _segment(raw: bytes) -> str:

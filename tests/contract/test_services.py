@@ -19,7 +19,7 @@ from cli import revise
 from cli.serve import service
 from mesh import contract, database, errors, migrations, regions, runtime, store
 from tests import samples
-from tests.county import REGION, County, issuer, mint
+from tests.county import REGION, County, issuer
 from village.options.v1 import options_pb2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -149,7 +149,7 @@ def guarded(county: County) -> Iterator[tuple[contract.Method, set[str]]]:
 
 
 def answer(county: County, method: contract.Method, raw: bytes, **claims: Any) -> str:
-    token = mint(county.private, county.now, organisation=None, **claims) if claims else ""
+    token = county.minted(organisation=None, **claims) if claims else ""
     try:
         county.raw(method.name, raw, {"authorization": f"Bearer {token}"} if token else {})
     except errors.Refusal as refusal:

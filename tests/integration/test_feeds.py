@@ -16,8 +16,8 @@ from services.habitat import hj212
 from tests import mqtt
 from tests.habitat.test_h11_sources import INSTRUMENTS
 from tests.integration.test_local_node import mesh as villagemesh
-from tests.mesh import WUNING, Node, four_ports
-from tests.waiting import until
+from tests.mesh import WUNING, Node
+from tests.waiting import free_port, free_ports, until
 
 NUMBER = "360423100201000000WQ0001"
 FRAME = "QN={qn};ST=21;CN=2061;PW=123456;MN={mn};Flag=5;CP=&&DataTime={at};w01018-Avg={value},w01018-Flag=N&&"
@@ -28,8 +28,8 @@ class County(Node):
     """A county's node that takes what stations send."""
 
     def __init__(self, data: pathlib.Path) -> None:
-        super().__init__(data, WUNING, ("habitat",), four_ports())
-        self.hj212, self.mqtt = four_ports(), four_ports()
+        super().__init__(data, WUNING, ("habitat",), free_ports(4))
+        self.hj212, self.mqtt = free_port(), free_port()
         feeds = f"hj212=127.0.0.1:{self.hj212},mqtt=127.0.0.1:{self.mqtt}"
         self.plan = prepare.Plan(region=WUNING, services=("habitat",), port=self.port, feeds=feeds)
 

@@ -1,6 +1,7 @@
 """A whole node on this machine: real broker, services and Envoy, started as a county would start them."""
 
 import asyncio
+import datetime
 import json
 import os
 import pathlib
@@ -26,8 +27,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import proto_reflection_descriptor_database as reflection
 
+from deploy.local import issuer, prepare
 from deploy.local import node as local
-from deploy.local import prepare
 from services.habitat import service
 from tests import collector as collectors
 from tests.waiting import free_ports, until
@@ -58,7 +59,7 @@ class County:
 
     def __init__(self, data: pathlib.Path) -> None:
         self.data = data
-        self.port = free_ports()
+        self.port = free_ports(4)
 
     def words(self, *more: str) -> list[str]:
         stated = ("--region", "360423", "--services", "habitat", "--port", str(self.port))
@@ -74,6 +75,11 @@ class County:
         return {child.name: child.pid for child in local.children(self.data)}
 
     def token(self, role: str, region: str = "360423", *more: str) -> str:
+        if not more:
+            return issuer.sign(
+                self.data, subject=f"{role}-1", roles=[role], region=region, organisation="",
+                lasting=datetime.timedelta(hours=1),
+            )  # fmt: skip
         words = ("--subject", f"{role}-1", "--role", role, "--region", region)
         made = mesh("token", "--data", str(self.data), *words, *more)
         assert made.returncode == 0, made.stderr
@@ -134,12 +140,17 @@ class TestTraces:
             assert county.up().returncode == 0
             assert county.ask(REPORTS, token=county.token("CZ"), body=GOOD)[0] == 200
             wanted = ("gateway", "FileReport", "commit", "publish")
-            until(lambda: set(wanted) <= {s.name for s in collector.spans}, 60)
-        (filed,) = [s for s in collector.spans if s.name == "FileReport"]
-        chain = {s.name: s for s in collector.spans if s.trace_id == filed.trace_id}
-        assert chain["gateway"].parent_span_id == b""
-        assert filed.parent_span_id == chain["gateway"].span_id
-        assert {chain["commit"].parent_span_id, chain["publish"].parent_span_id} == {filed.span_id}
+
+            def chain() -> dict[str, Any]:
+                traces = {s.trace_id for s in collector.spans if s.name == "FileReport"}
+                return {s.name: s for s in collector.spans if s.trace_id in traces}
+
+            until(lambda: set(wanted) <= chain().keys(), 60)
+        found = chain()
+        filed = found["FileReport"]
+        assert found["gateway"].parent_span_id == b""
+        assert filed.parent_span_id == found["gateway"].span_id
+        assert {found["commit"].parent_span_id, found["publish"].parent_span_id} == {filed.span_id}
 
 
 class TestUp:
