@@ -3,6 +3,7 @@ statistics and duties count the same days."""
 
 import dataclasses
 import datetime
+import functools
 import zoneinfo
 from typing import Any
 
@@ -67,20 +68,27 @@ class Calendar:
 
 def announced(year: int) -> calendar_pb2.Calendar:
     """A year as `chinesecalendar` has it, provisional when it does not yet."""
-    found = calendar_pb2.Calendar(year=year)
-    first = datetime.date(year, 1, 1)
-    days = [first + datetime.timedelta(days=n) for n in range(366)]
-    days = [day for day in days if day.year == year]
-    try:
-        works = {day: chinese_calendar.is_workday(day) for day in days}
-    except NotImplementedError:
+    found, works = calendar_pb2.Calendar(year=year), _worked_days(year)
+    if works is None:
         found.provisional = True
         found.source = "not announced yet: Monday to Friday"
         return found
     found.source = "State Council notice on holidays, as chinesecalendar holds it"
-    found.days_off.extend(_date(day) for day in days if day.weekday() < 5 and not works[day])
-    found.working_weekend_days.extend(_date(day) for day in days if day.weekday() >= 5 and works[day])
+    found.days_off.extend(_date(day) for day, work in works.items() if day.weekday() < 5 and not work)
+    found.working_weekend_days.extend(
+        _date(day) for day, work in works.items() if day.weekday() >= 5 and work
+    )
     return found
+
+
+@functools.cache
+def _worked_days(year: int) -> dict[datetime.date, bool] | None:
+    """Which days of a year are worked; None while nobody has said so."""
+    days = [datetime.date(year, 1, 1) + datetime.timedelta(days=n) for n in range(366)]
+    try:
+        return {day: chinese_calendar.is_workday(day) for day in days if day.year == year}
+    except NotImplementedError:
+        return None
 
 
 def of(messages: list[Any]) -> Calendar:

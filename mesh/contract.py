@@ -190,6 +190,7 @@ def modules(package: str) -> list[Any]:
     return [importlib.import_module(f"{package}.{stem}") for stem in found]
 
 
+@functools.cache
 def read(package: str) -> Contract:
     """Reads a package; stops the process when a method has no permission or an event no resource."""
     methods: dict[str, Method] = {}

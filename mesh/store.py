@@ -67,7 +67,14 @@ def schema(
 ) -> Schema:
     """Derives the tables of a domain: the plumbing's, the calendars and one per resource; and those of what
     is no resource because there is too much of it. `metadata.info["of"]` says of each of these, by its name,
-    which rows belong to a region: (region) → condition."""
+    which rows belong to a region: (region) → condition. The same for the same: nobody adds to it."""
+    return _schema(tuple(resource_classes), series)
+
+
+@functools.cache
+def _schema(
+    resource_classes: Sequence[type[Message]], series: Callable[[sa.MetaData], None] | None
+) -> Schema:
     metadata = sa.MetaData()
     if series is not None:
         series(metadata)

@@ -101,7 +101,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iter
     admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     like = ""
     if "county" in request.fixturenames:
-        like = f"TEMPLATE {request.getfixturevalue('migrated_postgresql')}"
+        like = f"TEMPLATE {request.getfixturevalue('migrated_postgresql')} STRATEGY FILE_COPY"
     with admin.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} {like}"))
     yield uri.set(database=name).render_as_string(hide_password=False)
