@@ -3,6 +3,7 @@ dependencies, and an ordered stop. Separate from `runtime`, which opens the serv
 
 import asyncio
 import functools
+import gc
 import logging
 import pathlib
 import signal
@@ -37,6 +38,9 @@ HEALTH_S = 2.0
 TICK_S = 1.0
 DELIVER_S = 1.0
 RENEW_S = 3600.0
+YOUNG = 20_000
+"""After so many new objects Python looks for cycles, which calls and batches leave none of; what a start makes
+stays, and is not looked through again."""
 ASKING_S = 20.0
 """How long a question to a database may take at the end, with its time-outs."""
 log = logging.getLogger(__name__)
@@ -213,6 +217,9 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: asked.set())
         self.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG)
         log.info("serving", extra={"about": {"listen": self.settings.listen, "services": self._services}})
         asked.wait()
         self.stop()

@@ -105,7 +105,7 @@ class TestBytes:
             self.check(county, method, known[method].SerializeToString())
 
     def check(self, county: County, method: str, good: bytes) -> None:
-        @hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
+        @hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
         @hypothesis.given(st.binary(max_size=120), st.integers(0, len(good)), st.integers(0, 3))
         def each(noise: bytes, at: int, kind: int) -> None:
             raw = [noise, good[:at] + noise + good[at:], good[:at] + noise, good + noise][kind]

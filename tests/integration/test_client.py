@@ -2,6 +2,7 @@
 docs/clients against a real service."""
 
 import concurrent.futures
+import datetime
 import importlib.metadata
 import os
 import pathlib
@@ -59,11 +60,26 @@ def apart() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
+class Ticking(counties.County):
+    """Its clock goes on with every look, so that what is filed later is younger."""
+
+    _now = counties.MONDAY
+
+    @property
+    def now(self) -> datetime.datetime:
+        self._now += datetime.timedelta(milliseconds=1)
+        return self._now
+
+    @now.setter
+    def now(self, moment: datetime.datetime) -> None:
+        self._now = moment
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
     """Wuning's habitat behind grpcio: the address, a resident's token and the county's."""
     folder = tmp_path_factory.mktemp("county")
-    county = counties.County(folder, f"sqlite:///{folder}/{{domain}}.db")
+    county = Ticking(folder, f"sqlite:///{folder}/{{domain}}.db")
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers([transport.GrpcHandler(county.chain, transport.Pool(4, "call"))])
     port = server.add_insecure_port("127.0.0.1:0")

@@ -37,7 +37,7 @@ class TestTokens:
             {"iss": "https://elsewhere.invalid"},
             {"aud": "another"},
             {"exp": None},
-            {"nbf": int(time.time()) + 600},
+            {"nbf": int(time.time()) + 86_400},
         ],
         ids=["expired", "foreign key", "foreign issuer", "foreign audience", "endless", "not yet valid"],
     )

@@ -240,7 +240,7 @@ class TestUp:
     def test_says_why_it_does_not_come_up(self, county: County, monkeypatch: pytest.MonkeyPatch) -> None:
         prepare.prepare(county.data, "360423")
         (county.data / "secrets/key_ring.json").write_text("{}")
-        monkeypatch.setattr(local, "_READY_SECONDS", 4.0)
+        monkeypatch.setattr(local, "_READY_SECONDS", 10.0)
         plan = prepare.Plan(region="360423", services=("habitat",), port=county.port)
         with pytest.raises(local.NotUp, match=r"(?s)not ready.*services\.log ends:.*key"):
             local.start(county.data, plan)
