@@ -5,7 +5,9 @@ resources. Statements are built with SQLAlchemy Core once per shape and then run
 import contextlib
 import dataclasses
 import functools
+import itertools
 import operator
+import random
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 
-from mesh import deadlines, errors, statements
+from mesh import deadlines, errors, statements, turns
 from mesh.statements import Commit, Write
 
 T = TypeVar("T")
@@ -27,8 +29,9 @@ STATEMENT_TIMEOUT_MS = 15_000
 ONE_STATEMENT = 60
 """Commits of more rows than this are a transaction on PostgreSQL too: a statement of its own for every number
 of rows would be compiled, and kept, again and again."""
-GROUP = 64
-"""How many waiting commits SQLite takes into one transaction, and so into one fsync."""
+LANES = 16
+"""How many rows PostgreSQL keeps of who owns a pair: one that several lock at once costs each of them a third
+of a commit."""
 
 
 class Moved(Exception):  # noqa: N818 - a signal to run the handler again
@@ -49,6 +52,9 @@ class Gone(Taken):
 
 class Broken(Taken):
     """A row would not keep a check of its table; nothing was written. Holds the check's name."""
+
+
+_lanes = itertools.cycle(random.sample(range(LANES), LANES))  # other processes begin elsewhere
 
 
 def _taken(fault: Exception) -> Taken:
@@ -101,8 +107,7 @@ class Database:
         self._statements: dict[Any, tuple[bytes, Callable[[Sequence[Any]], Sequence[Any]]]] = {}
         self._own = threading.local()
         self._connections: weakref.WeakSet[sa.Connection] = weakref.WeakSet()
-        self._turn = threading.Lock()
-        self._waiting: list[_Job] = []
+        self._turns = turns.Turns(self)
 
     def close(self) -> None:
         """Closes every connection; the next use opens new ones."""
@@ -171,12 +176,27 @@ class Database:
             if not connection.closed:
                 connection.rollback()
 
-    def change(self, statement: Any) -> int:
-        """Runs a change of the plumbing's own that is too rare to be prepared; how many rows it met."""
-        made = statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True})
-        text = str(made) if self.sqlite else str(made).encode()
-        sql, values = Sql(text, tuple(made.positiontup or ())), dict(made.params)
-        return self.transact(lambda cursor: int(self.run(cursor, sql, values).rowcount))
+    def change(self, *statements_: Any) -> int:
+        """Runs changes of the plumbing's own that are too rare to be prepared; how many rows the last met."""
+
+        def work(cursor: Any) -> int:
+            for statement in statements_:
+                made = statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True})
+                text = str(made) if self.sqlite else str(made).encode()
+                self.run(cursor, Sql(text, tuple(made.positiontup or ())), dict(made.params))
+            return int(cursor.rowcount)
+
+        return self.transact(work)
+
+    @property
+    def lane(self) -> int:
+        """This thread's own."""
+        if self.sqlite:
+            return 0
+        found = getattr(self._own, "lane", None)
+        if found is None:
+            found = self._own.lane = next(_lanes)
+        return int(found)
 
     def commit(self, commit: Commit) -> None:
         """Writes everything or nothing. Raises Moved, Disowned, Taken; Unavailable when certainly nothing
@@ -193,21 +213,9 @@ class Database:
             raise Moved
 
     def transact(self, work: Callable[[Any], T]) -> T:
-        """Runs `work` on a cursor in a write transaction. SQLite has one writer: whoever has the turn
-        takes every waiting job into one transaction, each of several in a savepoint of its own."""
+        """Runs `work` on a cursor in a write transaction; on SQLite, which has one writer, in its turn."""
         if self.sqlite:
-            job = _Job(work)
-            self._waiting.append(job)
-            if not self._turn.acquire(timeout=deadlines.left()):
-                raise errors.DeadlineExceeded  # whoever has the turn leaves the job out, or is at it
-            try:
-                while not job.done:
-                    self._take_turn()
-            finally:
-                self._turn.release()
-            if job.fault is not None:
-                raise job.fault
-            return job.result  # type: ignore[no-any-return]
+            return self._turns.take(work)
         with self.cursor(ends=False) as cursor:
             try:
                 with deadlines.ending(cursor.connection):
@@ -220,30 +228,9 @@ class Database:
                 raise
             return result
 
-    def _take_turn(self) -> None:
-        jobs = self._waiting[:GROUP]
-        del self._waiting[: len(jobs)]
-        try:
-            with self.cursor(ends=False) as cursor:  # it is of other callers too
-                cursor.execute("BEGIN IMMEDIATE")
-                try:
-                    for job in jobs:
-                        job.run(cursor, self.fault, alone=len(jobs) == 1)
-                    cursor.execute("ROLLBACK" if len(jobs) == 1 and jobs[0].fault else "COMMIT")
-                except BaseException:
-                    with contextlib.suppress(self.fault):
-                        cursor.execute("ROLLBACK")
-                    raise
-        except BaseException as fault:  # the disk is full, say: nothing of this turn was written
-            for job in jobs:
-                job.fault = job.fault or fault
-        finally:
-            for job in jobs:
-                job.done = True
-
     def _write_one_by_one(self, cursor: Any, commit: Commit) -> None:
         if not self.run(
-            cursor, self.prepare("owned", statements.owned), statements.owner_values(commit)
+            cursor, self.prepare("owned", statements.owned), statements.owner_values(commit, self.lane)
         ).fetchall():
             raise Disowned
         for table, name, version in sorted(commit.held, key=lambda h: (h[0].name, h[1])):
@@ -278,12 +265,12 @@ class Database:
         known = self._statements.get(key)
         if known is None:
             sql = self.prepare(key, lambda: statements.one_statement(held, commit.writes))
-            names = [*statements.owner_values(commit)]
+            names = [*statements.owner_values(commit, self.lane)]
             names += [f"{part}{i}" for i in range(len(held)) for part in ("name", "version")]
             names += [f"x{i}_{k}" for i, w in enumerate(commit.writes) for k in w.values]
             known = self._statements[key] = sql.text, operator.itemgetter(*map(names.index, sql.order))
         text, in_order = known
-        values = [*statements.owner_values(commit).values()]
+        values = [*statements.owner_values(commit, self.lane).values()]
         for _, name, version in held:
             values += (name, version)
         for write in commit.writes:
@@ -366,31 +353,6 @@ class _Cursor(contextlib.AbstractContextManager[Any]):
             self._ending.__exit__(kind, fault, trace)
         if isinstance(fault, self._database.fault):
             self._database.refuse(self._connection, fault)
-
-
-class _Job:
-    """One write waiting for SQLite's writer."""
-
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        self.work, self.done, self._until = work, False, deadlines.until()
-        self.result: Any = None
-        self.fault: BaseException | None = None
-
-    def run(self, cursor: Any, fatal: type[BaseException], *, alone: bool) -> None:
-        """Does it; `alone` in its transaction it needs no savepoint, which copies each page that changes."""
-        if deadlines.passed(self._until):
-            self.fault = errors.DeadlineExceeded()
-            return
-        save, undo, release = ("", "", "") if alone else ("SAVEPOINT job", "ROLLBACK TO job", "RELEASE job")
-        cursor.execute(save)  # an empty statement does nothing
-        try:
-            self.result = self.work(cursor)
-        except fatal:
-            raise
-        except Exception as fault:
-            self.fault = fault
-            cursor.execute(undo)
-        cursor.execute(release)
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mesh import errors, trust
-from mesh.database import Database
+from mesh.database import LANES, Database
 from mesh.tables import Plumbing
 
 
@@ -34,7 +34,11 @@ class Grants:
 
     def read(self) -> None:
         """Reads them again, at start and whenever a commit was refused."""
-        rows = self._database.select(self._table.select())
+        t = self._table
+        rows = self._database.select(t.select())
+        if not self._database.sqlite and len(rows) != LANES * len({(r.region, r.domain) for r in rows}):
+            self._database.change(self._lock(), *map(self._lane, range(1, LANES)))
+            rows = self._database.select(t.select())
         held = {
             row.region: Grant(row.region, row.domain, row.epoch, row.incarnation)
             for row in rows
@@ -93,7 +97,21 @@ class Grants:
         rows = self._database.select(sa.select(t.c.epoch).where(key))
         return int(rows[0][0]) if rows else 0
 
+    def _lock(self) -> Any:
+        """What a change of any lane begins with, so that none is added meanwhile that it does not see."""
+        t = self._table
+        return sa.select(t.c.region).where(t.c.domain == self._domain, t.c.lane == 0).with_for_update()
+
+    def _lane(self, lane: int) -> Any:
+        """Adds a lane to whichever pair lacks it."""
+        first, other = self._table.alias("first"), self._table.alias("other")
+        pair = other.c.region == first.c.region, other.c.domain == first.c.domain
+        columns = [sa.literal_column(str(lane)) if c.name == "lane" else first.c[c.name] for c in first.c]
+        there = sa.exists().where(*pair, other.c.lane == sa.literal_column(str(lane)))
+        missing = sa.select(*columns).where(first.c.lane == sa.literal_column("0"), ~there)
+        return sa.insert(self._table).from_select([c.name for c in first.c], missing)
+
     def _do(self, work: Sequence[Any]) -> None:
         for statement in work:
-            self._database.change(statement)
+            self._database.change(self._lock(), statement)
         self.read()

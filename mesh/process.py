@@ -39,8 +39,8 @@ TICK_S = 1.0
 DELIVER_S = 1.0
 RENEW_S = 3600.0
 YOUNG = 20_000
-"""After so many new objects Python looks for cycles, which calls and batches leave none of; what a start makes
-stays, and is not looked through again."""
+"""After so many new objects Python looks for cycles, of which calls and batches leave none. What a start
+makes stays, and is not looked through."""
 ASKING_S = 20.0
 """How long a question to a database may take at the end, with its time-outs."""
 log = logging.getLogger(__name__)

@@ -42,15 +42,17 @@ def owned() -> Any:
 
 
 def _owned(own: sa.Table) -> list[Any]:
-    values = {"region": sa.Text, "domain": sa.Text, "epoch": sa.Integer}
+    values = {"region": sa.Text, "domain": sa.Text, "lane": sa.Integer, "epoch": sa.Integer}
     return [own.c[k] == sa.bindparam(f"own_{k}", type_=t) for k, t in values.items()] + [
         own.c.frozen == sa.false()
     ]
 
 
-def owner_values(commit: Commit) -> dict[str, Any]:
-    """The parameters that say which pair and epoch."""
-    return {"own_region": commit.region, "own_domain": commit.domain, "own_epoch": commit.epoch}
+def owner_values(commit: Commit, lane: int) -> dict[str, Any]:
+    """The parameters that say which pair and epoch, and in which lane it is locked."""
+    return {
+        "own_region": commit.region, "own_domain": commit.domain, "own_lane": lane, "own_epoch": commit.epoch
+    }  # fmt: skip
 
 
 def _at(table: sa.Table, suffix: object) -> Any:

@@ -46,10 +46,12 @@ def plumbing(metadata: sa.MetaData) -> Plumbing:
             metadata,
             column("region", text, primary_key=True),
             column("domain", text, primary_key=True),
+            column("lane", whole, primary_key=True, autoincrement=False, server_default="0"),
             column("epoch", whole, nullable=False),
             column("incarnation", whole, nullable=False),
             column("frozen", sa.Boolean, nullable=False),
-            comment="the (region, domain) pairs this node accepts writes for; locked by every commit",
+            comment="the (region, domain) pairs this node accepts writes for, alike in several lanes: "
+            "a commit locks one, a change all",
         ),
         outbox=sa.Table(
             "mesh_outbox",

@@ -3,6 +3,7 @@ owner; on both databases."""
 
 import concurrent.futures
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -316,6 +317,31 @@ class TestOwnership:
             late = county.store.database.transact(freeze)
             assert isinstance(late.result(20), database.Disowned)
         assert county.row(name).version == 1
+
+    def test_is_over_for_every_caller_when_the_freeze_returns(self, county: County) -> None:
+        """Callers lock it apart from each other; whoever freezes it waits for all of them (I3)."""
+        refused, begun = [threading.Event() for _ in range(8)], threading.Barrier(9)
+
+        def write(over: threading.Event) -> None:
+            begun.wait(20)
+            for _ in range(2000):
+                try:
+                    file(county)
+                except errors.NotOwnedHere:
+                    over.set()
+                    return
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            writers = [pool.submit(write, over) for over in refused]
+            begun.wait(20)
+            time.sleep(0.3)
+            county.store.grants.freeze(REGION)
+            there = written(county)["mesh_outbox"]
+            assert all(over.wait(20) for over in refused)
+            for writer in writers:
+                writer.result()
+        assert there >= 8
+        assert written(county)["mesh_outbox"] == there
 
     def test_of_another_region_is_refused_to_its_own_officials(self, county: County) -> None:
         request = filing(division="360424100201")

@@ -161,13 +161,13 @@ class TestRowsThatBreakARuleOfThisNode:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             with contextlib.ExitStack() as stack:
                 if database.sqlite:
-                    stack.enter_context(database._turn)
+                    stack.enter_context(database._turns._turn)
                 first = pool.submit(copy.apply, REGION, REGION, bad)
                 if database.sqlite:
-                    until(lambda: database._waiting)
+                    until(lambda: database._turns._waiting)
                 second = pool.submit(lambda: done.append(database.change(other)))
                 if database.sqlite:
-                    until(lambda: len(database._waiting) == 2)
+                    until(lambda: len(database._turns._waiting) == 2)
             assert first.result(20) == 2
             second.result(20)
         assert done == [1]
