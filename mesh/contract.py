@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from buf.validate import validate_pb2  # noqa: F401 - registers the extensions before the files that use them
-from google.api import annotations_pb2, field_behavior_pb2, resource_pb2
+from google.api import field_behavior_pb2, resource_pb2
 from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
@@ -307,6 +307,7 @@ def _resource(message: Descriptor) -> Resource:
     )
 
 
+@functools.cache
 def _event(message: Descriptor) -> Event:
     first = message.fields_by_number[1]
     if not first.message_type or not first.message_type.GetOptions().HasExtension(resource_pb2.resource):
@@ -374,12 +375,6 @@ def internal(name: str) -> Method:
     return Method("", name, empty_pb2.Empty, empty_pb2.Empty, (), False, frozenset())
 
 
-def http_path(method: MethodDescriptor) -> str:
-    """The URL template of a method, or empty."""
-    rule = method.GetOptions().Extensions[annotations_pb2.http]
-    return str(rule.get or rule.post or rule.patch or rule.put or rule.delete)
-
-
 def clear_output_only(message: Message, of: Shape) -> None:
     """Empties what the service sets, and the name, in a message that a caller sent."""
     for field in of.fields:
@@ -387,12 +382,6 @@ def clear_output_only(message: Message, of: Shape) -> None:
             message.ClearField(field.name)
 
 
-_events: dict[str, Event] = {}
-
-
 def read_event(cls: type[Message]) -> Event:
-    """The event that a message class is; read once."""
-    name = cls.DESCRIPTOR.full_name
-    if name not in _events:
-        _events[name] = _event(cls.DESCRIPTOR)
-    return _events[name]
+    """The event that a message class is."""
+    return _event(cls.DESCRIPTOR)

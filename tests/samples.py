@@ -8,7 +8,7 @@ from typing import Any
 
 import protovalidate
 from buf.validate import validate_pb2
-from google.api import field_behavior_pb2, resource_pb2
+from google.api import annotations_pb2, field_behavior_pb2, resource_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
@@ -50,6 +50,12 @@ _validator = protovalidate.Validator()
 
 
 @functools.cache
+def http_path(method: MethodDescriptor) -> str:
+    """The URL template of a method, or empty."""
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    return str(rule.get or rule.post or rule.patch or rule.put or rule.delete)
+
+
 def methods(package: str) -> dict[str, MethodDescriptor]:
     """The methods of a package, by name."""
     return {
@@ -68,7 +74,7 @@ def request(method: MethodDescriptor, **given: Any) -> Any:
     if "update_mask" in of.fields_by_name:  # a change of nothing, whatever the record looks like
         made.update_mask.Clear()
         getattr(made, next(f.name for f in of.fields if f.message_type and f.name != "update_mask")).Clear()
-    place = re.search(r"\{(name|parent)=regions/\*(?:/(\w+)/\*)?", contract.http_path(method))
+    place = re.search(r"\{(name|parent)=regions/\*(?:/(\w+)/\*)?", http_path(method))
     if place and place[1] in of.fields_by_name:
         setattr(made, place[1], f"{PARENT}/{place[2]}/{ID}" if place[2] else PARENT)
     for name, value in {**GIVEN.get(method.name, {}), **given}.items():

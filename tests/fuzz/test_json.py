@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 
 from mesh import contract
+from tests import samples
 from tests.fuzz.test_fuzz import FOUND, TEXTS, scramble
 from tests.integration.test_local_node import GOOD, REPORTS, County, mesh
 from tests.integration.test_report_files import jpeg
@@ -90,7 +91,7 @@ def tried(
 ) -> list[Any]:
     """What a method answered that is a fault."""
     rule, method = of.GetOptions().Extensions[annotations_pb2.http], FOUND.methods[of.name]
-    draw, template, wrong = random.Random(of.name), contract.http_path(of), []
+    draw, template, wrong = random.Random(of.name), samples.http_path(of), []
     verb = "GET" if rule.get else "PATCH" if rule.patch else "POST"
     allowed = sorted({role for rule in method.rules for role in rule.roles} or {"CZ"})
     token = node.token(draw.choice(allowed))
