@@ -52,8 +52,8 @@ def freeze_region(request: pb.FreezeRegionRequest, call: calls.Call) -> pb.Freez
         if released.in_use:
             store.grants.freeze(region, frozen=False)
         return released
-    store.receivers[region] = request.receiver
     answer = freeze(store, region, thaw=request.thaw)
+    store.receivers[region] = request.receiver
     at = store.confirmed.get((region, request.receiver), (0, 0, 0))
     answer.confirmed = at[-1] if at[:2] == (answer.epoch, answer.incarnation) else -1
     return answer
