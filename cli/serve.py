@@ -38,6 +38,8 @@ def of_node(data: pathlib.Path) -> tuple[config.Settings, list[str]]:
 def serve(domains: tuple[str, ...], count: int = 1) -> None:
     """Serves until SIGTERM, by `count` processes."""
     settings = config.load()
+    if settings.trust and (unnamed := {*domains} - {published.NODE, *settings.runs}):
+        raise SystemExit(f"villagemesh: VILLAGEMESH_DOMAINS does not name {', '.join(sorted(unnamed))}")
     telemetry.configure(settings.log_level)
     if count > 1:
         processes.check(settings)

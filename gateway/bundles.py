@@ -165,8 +165,6 @@ def of(process: Any) -> Office:
             node_key=pathlib.Path(settings.node_key),
             users=pathlib.Path(settings.broker_users),
             software=VERSION,
-            domains=[
-                h.service.domain for h in process.hosted if h.service.foundation and h.store is not None
-            ],
+            domains=settings.runs,
         )
     return process.office  # type: ignore[no-any-return]

@@ -8,9 +8,10 @@ import secrets
 import time
 from typing import Any
 
-from gateway import authority, bundles, tables
+from gateway import authority, bundles, services, tables
 from mesh import calls, errors, regions, resources
 from village.mesh.v1 import enrolment_pb2 as pb
+from village.mesh.v1 import handover_pb2
 from village.mesh.v1.enrolment_pb2 import Enrolment, Grant, Invitation
 
 MOST_BYTES_OF_A_NAME = 300
@@ -173,12 +174,23 @@ def _granted(call: calls.Call, parent: str, given: Grant) -> Grant:
         if known.node == given.node:
             return known
         raise DomainInUse(node=known.node, domain=domain, region=region)
-    epoch = call.services.node.release(region, domain)
-    if epoch is None:
-        raise DomainInUse(node=call.region, domain=domain, region=region)
-    given.epoch = epoch + 1
+    given.epoch = _released(call, region, domain) + 1
     given.grant_time.CopyFrom(resources.stamp(call.now))
     return call.create(given, parent=parent, event=pb.GrantMade, wanted=f"{region}-{domain}")
+
+
+def _released(call: calls.Call, region: str, domain: str) -> int:
+    """Ends the province's own right to write for a pair, of which it has no records; its epoch, 0 when it had
+    none."""
+    process = call.services.node
+    if domain not in process.settings.runs:
+        return 0
+    request = handover_pb2.FreezeRegionRequest(parent=f"regions/{region}", unused=True)
+    raw = services.ask(process, (call.region, domain), "FreezeRegion", request)
+    answer = handover_pb2.FreezeRegionResponse.FromString(raw)
+    if answer.in_use:
+        raise DomainInUse(node=call.region, domain=domain, region=region)
+    return answer.epoch
 
 
 def renew_bundle(request: pb.RenewBundleRequest, call: calls.Call) -> pb.RenewBundleResponse:

@@ -9,17 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gateway import enrolment, takeovers
-from mesh import calls, copies, errors, exports, moving, reconciling, resources, runtime
-from mesh.store import Store
+from gateway import enrolment, services, takeovers
+from mesh import calls, errors, resources, runtime
 from village.mesh.v1 import directory_pb2, enrolment_pb2
 from village.mesh.v1 import handover_pb2 as pb
 from village.mesh.v1.enrolment_pb2 import Enrolment, Grant
 from village.mesh.v1.handover_pb2 import Handover
 
 RESOURCES = (Handover,)
-CALL_S, STRETCH_S = 15.0, 5.0
-"""How long a call may take, and for how long pages are copied before it is written down how far they are."""
+STRETCH_S = 5.0
+"""For how long pages are copied before it is written down how far they are."""
 ALIVE_S = 60.0
 """For how long after a sign of life a node is held to be there."""
 S = Handover.State
@@ -80,8 +79,6 @@ def take_over_domain(request: pb.TakeOverDomainRequest, call: calls.Call) -> Han
     handover = _begun(request.parent, given, call, forced=True)
     if handover.giver == call.region:
         raise errors.Invalid("handover.about_region", "is the province's already")
-    if call.services.node.opened(handover.domain) is None:
-        raise errors.NotFound(name=f"copy of {handover.domain} in {handover.about_region}")
     if not handover.reason:
         raise errors.Invalid("handover.reason", "is required for a takeover")
     handover.forced, handover.state = True, S.STATE_REQUESTED
@@ -94,7 +91,10 @@ def _begun(parent: str, handover: Handover, call: calls.Call, *, forced: bool = 
     for other in _others(call, handover):
         if not forced or other.state not in UNDONE:
             raise HandoverUnderWay(name=other.name)
-    giver = call.services.node.directory.view.owner(handover.about_region, handover.domain)
+    process = call.services.node
+    if handover.domain not in process.settings.runs:  # it gives or receives
+        raise errors.NotFound(name=f"service of {handover.domain}")
+    giver = process.directory.view.owner(handover.about_region, handover.domain)
     if not giver:
         raise errors.NotOwnedHere(region=handover.about_region)
     handover.giver, handover.requester = giver, call.reference
@@ -121,9 +121,8 @@ def approve_takeover(request: pb.ApproveTakeoverRequest, call: calls.Call) -> Ha
         raise HandoverDecided(name=handover.name, state=S.Name(handover.state))
     if handover.requester == call.reference:
         raise SameOfficer(requester=handover.requester)
-    opened = call.services.node.opened(handover.domain)
-    at = copies.Copies(opened).cursor(handover.about_region)
-    handover.copied, handover.last_number = at.number, at.high_water
+    at = services.copy(call.services.node, handover.domain, handover.about_region)
+    handover.copied, handover.last_number = at.number, at.number + at.behind
     handover.cursor = f"{at.epoch}.{at.incarnation}.{at.number}"
     handover.approver, handover.state = call.reference, S.STATE_GRANTED
     handover.freeze_time.CopyFrom(resources.stamp(call.now))
@@ -179,14 +178,6 @@ def _grant(call: calls.Call, handover: Handover, epoch: int) -> None:
         call.create(grant, parent=parent, event=enrolment_pb2.GrantMade, wanted=f"{region}-{handover.domain}")
 
 
-def receiver(store: Store, region: str, domain: str) -> str:
-    """The node that a pair is being copied to, or empty."""
-    for it in store.every(Handover):
-        if (it.about_region, it.domain, it.state) == (region, domain, S.STATE_COPYING):
-            return str(it.receiver)
-    return ""
-
-
 # carried on
 
 
@@ -239,7 +230,6 @@ class _Move:
         self._process, self._hosted, self._it = process, hosted, handover
         self._me, self._region = process.directory.region, handover.about_region
         self._parent = f"regions/{self._region}"
-        self._store: Store | None = process.opened(handover.domain)
         self._epoch = 0
 
     def go_on(self) -> None:
@@ -253,7 +243,7 @@ class _Move:
     def wind_up(self, *, told: bool) -> float | None:
         """What is left to do with a former owner after a takeover; in how many seconds to go on with it, None
         to wait for a sign of life."""
-        former = takeovers.Former(self._opened(), self._me, self._it, self._ask)
+        former = takeovers.Former(self._me, self._it, self._ask)
         return self._take(lambda: former.wind_up(told=told))
 
     def _take(self, step: Callable[[], Any]) -> Any:
@@ -265,7 +255,7 @@ class _Move:
             answer = step()
         except errors.Refusal as refusal:
             self._it.CopyFrom(before)
-            self._it.trouble = str(getattr(getattr(refusal, "status", None), "message", refusal))[:300]
+            self._it.trouble = services.why(refusal)
         if self._it != before:
             self._save()
         return answer
@@ -298,23 +288,23 @@ class _Move:
         self._it.freeze_time.CopyFrom(resources.stamp(resources.utcnow()))
 
     def _frozen(self, *, thaw: bool = False) -> pb.FreezeRegionResponse:
-        if self._it.giver == self._me:
-            return moving.freeze(self._opened(), self._region, thaw=thaw)
-        request = pb.FreezeRegionRequest(parent=self._parent, thaw=thaw)
+        receiver = "" if thaw else self._it.receiver
+        request = pb.FreezeRegionRequest(parent=self._parent, thaw=thaw, receiver=receiver)
         return pb.FreezeRegionResponse.FromString(self._ask(self._it.giver, "FreezeRegion", request))
 
     def _copy(self) -> None:
         """Pages for a while; when all are there, digests, and the grant."""
         answer = self._frozen()  # asked again: it must be so until the grant
         self._it.last_number, self._epoch = answer.last_number, answer.epoch
+        ended = (answer.epoch, answer.incarnation, answer.last_number)
+        # a part of the log that comes later would overwrite what was copied
         if self._it.giver == self._me:
-            # a part of the log that comes later would overwrite what was copied
-            at = self._opened().confirmed.get((self._region, self._it.receiver), (0, 0, 0))
-        elif self._store is not None:
-            cursor = copies.Copies(self._store).cursor(self._region)
-            at = (cursor.epoch, cursor.incarnation, cursor.number)
-        if at < (answer.epoch, answer.incarnation, answer.last_number):
-            self._it.trouble = f"event {at[-1]} of {answer.last_number} of the giver's log has come"
+            at = (*ended[:2], answer.confirmed)
+        else:
+            copy = services.copy(self._process, self._it.domain, self._region)
+            at = (copy.epoch, copy.incarnation, copy.number)
+        if at < ended:
+            self._it.trouble = f"event {max(at[-1], 0)} of {ended[-1]} of the giver's log has come"
             return
         until = time.monotonic() + STRETCH_S
         while time.monotonic() < until:
@@ -333,21 +323,14 @@ class _Move:
         self._it.state = S.STATE_GRANTED
 
     def _page(self) -> pb.ImportRegionResponse:
+        request = pb.ImportRegionRequest(parent=self._parent, cursor=self._it.cursor, giver=self._it.giver)
         try:
-            if self._it.receiver == self._me:
-                lines = self._process.lines
-                return moving.import_page(
-                    self._opened(), lines, self._it.giver, self._region, self._it.cursor
-                )
-            request = pb.ImportRegionRequest(parent=self._parent, cursor=self._it.cursor)
             raw = self._ask(self._it.receiver, "ImportRegion", request)
-            return pb.ImportRegionResponse.FromString(raw)
-        except errors.Conflict:
-            return pb.ImportRegionResponse(next_cursor="")
         except errors.Passed as refusal:  # the receiver was started anew in the middle of a file
             if refusal.code != errors.ABORTED:
                 raise
-            return pb.ImportRegionResponse(next_cursor="")
+            return pb.ImportRegionResponse()
+        return pb.ImportRegionResponse.FromString(raw)
 
     def _sum(self, node: str) -> pb.SumRegionResponse:
         """All that a node has, summed up a stretch at a time."""
@@ -359,30 +342,23 @@ class _Move:
         return pb.SumRegionResponse(rows=rows, digest=found.digest)
 
     def _stretch(self, node: str, before: pb.SumRegionResponse) -> pb.SumRegionResponse:
-        if node == self._me:
-            return moving.sums(self._opened(), self._region, before.next_cursor, before.digest)
         request = pb.SumRegionRequest(parent=self._parent, cursor=before.next_cursor, digest=before.digest)
         return pb.SumRegionResponse.FromString(self._ask(node, "SumRegion", request))
 
     def _settle(self) -> None:
         """When the receiver writes, the giver keeps no more than may leave it."""
-        if self._it.receiver == self._me:
-            if not self._opened().grants.owned(self._region):
-                return
-            if self._it.forced:
-                self._opened().wind_up(self._region)
-                epoch = self._process.directory.view.epoch(self._region, self._it.domain)
-                copies.Copies(self._opened()).follow_from(self._region, epoch)
-        elif not self._knows(self._it.receiver):
+        if not self._writes(self._it.receiver):
             return
         if not self._it.forced:
-            if self._it.giver == self._me:
-                if self._owner() == self._me:
-                    return
-                exports.reduce(self._opened(), self._region)
-            else:
-                self._ask(self._it.giver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
+            self._ask(self._it.giver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
         self._it.state = S.STATE_DONE
+
+    def _writes(self, node: str) -> bool:
+        """Whether the receiver has taken the pair up; of another node, whether it has heard that it is to."""
+        if node != self._me:
+            return self._knows(node)
+        request = pb.AssumeRegionRequest(parent=self._parent, epoch=self._it.epoch, forced=self._it.forced)
+        return pb.AssumeRegionResponse.FromString(self._ask(node, "AssumeRegion", request)).owned
 
     def _knows(self, node: str) -> bool:
         """Whether a node has heard that it is the owner."""
@@ -390,25 +366,20 @@ class _Move:
         if self._owner() != node:
             return False
         path = "/village.mesh.v1.DirectoryService/GetNode"
-        raw, _ = self._process.lines.call(node, path, b"", {}, CALL_S)
+        raw, _ = self._process.lines.call(node, path, b"", {}, services.CALL_S)
         return bool(directory_pb2.Node.FromString(raw).directory_version >= view.version)
 
     def _revert(self) -> None:
         if self._owner() == self._it.giver:
             self._frozen(thaw=True)
-        if self._it.receiver != self._me:
+        if self._owner() != self._it.receiver:  # a copy again, and nothing more
             self._ask(self._it.receiver, "ReduceRegion", pb.ReduceRegionRequest(parent=self._parent))
-        elif self._store is not None:  # a copy again, and nothing more
-            exports.reduce(self._store, self._region)
-            reconciling.Reconciler(self._store, self._process.lines).reconcile(self._region, self._it.giver)
+            if self._it.receiver == self._me:
+                request = directory_pb2.ReconcileCopyRequest(
+                    parent=f"regions/{self._me}", about_region=self._region, domain=self._it.domain
+                )
+                self._ask(self._me, "ReconcileCopy", request, services.LONG_S)
         self._it.state = S.STATE_REVERTED
 
-    def _opened(self) -> Store:
-        if self._store is None:
-            raise errors.NotFound(name=f"service of {self._it.domain}")
-        return self._store
-
-    def _ask(self, node: str, method: str, request: Any) -> bytes:
-        path = f"/village.{self._it.domain}.v1.LogService/{method}"
-        raw, _ = self._process.lines.call(node, path, request.SerializeToString(), {}, CALL_S)
-        return bytes(raw)
+    def _ask(self, node: str, method: str, request: Any, timeout: float = services.CALL_S) -> bytes:
+        return services.ask(self._process, (node, self._it.domain), method, request, timeout)

@@ -7,8 +7,8 @@ import pathlib
 import time
 from typing import Any
 
-from gateway import VERSION, authority, bundles, contracts, enrolment, handovers
-from mesh import calls, errors, links, resources, runtime, trust
+from gateway import VERSION, authority, bundles, contracts, enrolment, handovers, services
+from mesh import calls, conditions, deadlines, errors, links, resources, runtime, trust
 from mesh.regions import level
 from village.mesh.v1 import directory_pb2, enrolment_pb2
 
@@ -20,20 +20,13 @@ log = logging.getLogger(__name__)
 
 def get_node(_request: directory_pb2.GetNodeRequest, call: calls.Call) -> directory_pb2.Node:
     process = call.services.node
+    found = services.conditions(process)
     answer = directory_pb2.Node(
         region=call.region,
         level=level(call.region),  # type: ignore[arg-type]
         version=VERSION,
-        services=[
-            directory_pb2.DomainService(
-                domain=condition.domain,
-                ready=not condition.trouble,
-                trouble=condition.trouble,
-                backlog=condition.backlog,
-            )
-            for condition in process.conditions()
-            if condition.domain != SERVICE.domain
-        ],
+        services=[condition.service for condition in found],
+        copies=[*(c for condition in found for c in condition.copies), *conditions.copies(call.store)],
     )
     if process.directory is not None:
         _describe(answer, process)
@@ -41,7 +34,7 @@ def get_node(_request: directory_pb2.GetNodeRequest, call: calls.Call) -> direct
 
 
 def _describe(answer: directory_pb2.Node, process: Any) -> None:
-    """What the node knows of the mesh: the directory, and how far its copies are."""
+    """What the node knows of the mesh."""
     view = process.directory.view
     answer.province, answer.directory_version = view.province, view.version
     answer.trust_expire_time.CopyFrom(resources.stamp(view.expires))
@@ -53,15 +46,6 @@ def _describe(answer: directory_pb2.Node, process: Any) -> None:
         answer.nodes.add(region=node.region, software=node.software, revoked=node.revoked)
     for grant in view.grants.values():
         answer.grants.add(region=grant.region, domain=grant.domain, node=grant.node, epoch=grant.epoch)
-    for hosted in process.hosted:
-        for row in hosted.store.cursors() if hosted.store is not None else ():
-            copy = answer.copies.add(
-                region=row["region"], domain=row["domain"], node=row["node"],
-                behind=max(row["high_water"] - row["number"], 0), refused=row["refused"],
-                trouble=row["trouble"],
-            )  # fmt: skip
-            if row["read_time"] is not None:
-                copy.as_of_time.CopyFrom(resources.stamp(resources.when(row["read_time"])))
 
 
 def get_authority(
@@ -76,9 +60,13 @@ def get_authority(
 def reconcile_copy(
     request: directory_pb2.ReconcileCopyRequest, call: calls.Call
 ) -> directory_pb2.ReconcileCopyResponse:
-    process = call.services.node
-    found = process.reconcile(request.about_region, request.domain, mend=not request.only_compare)
-    return directory_pb2.ReconcileCopyResponse(differences=[directory_pb2.CopyDifference(**d) for d in found])
+    process, left = call.services.node, deadlines.left()
+    if process.lines is None or request.domain not in process.settings.runs:
+        raise errors.NotFound(name=f"copy of {request.domain} in {request.about_region}")
+    request.ClearField("request_id")  # what is repeated is compared again
+    where, patience = (call.region, request.domain), services.LONG_S if left < 0 else left
+    raw = services.ask(process, where, "ReconcileCopy", request, patience)
+    return directory_pb2.ReconcileCopyResponse.FromString(raw)
 
 
 class Ticks:
@@ -120,7 +108,7 @@ class Ticks:
         try:
             raw, _ = process.lines.call(directory.view.province, path, request.SerializeToString(), {}, 10.0)
         except errors.Refusal as refusal:
-            why = str(getattr(getattr(refusal, "status", None), "message", refusal))[:300]
+            why = services.why(refusal)
             log.warning("the directory could not be asked for", extra={"about": {"why": why}})
             process.lines.trouble, self._asked = why, time.monotonic() - ASK_S + AGAIN_S
             return
@@ -165,5 +153,4 @@ SERVICE = runtime.Service(
     foundation=False,
     ticks=Ticks(),
     carries=handovers.Mover(),
-    receiver=handovers.receiver,
 )

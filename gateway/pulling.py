@@ -11,7 +11,19 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from mesh import bus, copies, errors, events, links, metrics, reconciling, regions, replication, resources
+from mesh import (
+    bus,
+    config,
+    copies,
+    errors,
+    events,
+    links,
+    metrics,
+    reconciling,
+    regions,
+    replication,
+    resources,
+)
 from mesh.links import Links
 from mesh.store import Store
 from village.mesh.v1 import link_pb2 as pb
@@ -135,15 +147,19 @@ class Keeping:
 
 
 class Puller:
-    """Everything that this node copies. `own`: the node's own store, which keeps cursors of what it only
-    passes on."""
+    """Everything that this process copies. `own`: the node's own store, which keeps cursors of what the node
+    only passes on, as it does with the domains that none of its processes runs."""
 
     def __init__(
-        self, lines: Links, sources: Sequence[replication.Source], own: Store | None, broker: str
+        self,
+        lines: Links,
+        sources: Sequence[replication.Source],
+        own: Store | None,
+        settings: config.Settings,
     ) -> None:
         self._lines, self._directory = lines, lines.directory
         self._sources: Mapping[str, replication.Source] = {s.domain: s for s in sources}
-        self._own, self._broker = own, broker
+        self._own, self._settings = own, settings
         self._targets: dict[str, dict[tuple[str, str], _Target]] = {}
         self._woken: dict[str, asyncio.Event] = {}
         self._keeps: dict[str, Any] = {}
@@ -208,8 +224,10 @@ class Puller:
             source = self._sources.get(domain)
             if source is not None:
                 self._keeps[domain] = Keeping(source, self._lines)
+            elif self._own is not None and domain not in self._settings.runs:
+                self._keeps[domain] = Passing(self._own, domain, self._settings.nats_url)
             else:
-                self._keeps[domain] = Passing(self._own, domain, self._broker) if self._own else None
+                self._keeps[domain] = None
         return self._keeps[domain]
 
     async def _follow(self, node: str) -> None:

@@ -4,26 +4,20 @@ done by then."""
 from collections.abc import Callable
 from typing import Any
 
-from mesh import calls, copies, errors, regions, resources
-from mesh.store import Store
+from mesh import copies, errors, resources
 from village.mesh.v1 import handover_pb2 as pb
 from village.mesh.v1 import link_pb2
-from village.mesh.v1.dead_letter_pb2 import DeadLetter, DeadLetterKept
 
 SOON_S = 3.0
 """When a former owner is asked again that is there, and has not heard of the takeover or does not answer."""
-REACTION = "takeover"
-"""What dead letters name as the reaction that set them aside."""
 
 
 class Former:
     """The former owner of a pair. `me`: the province's region; `ask(node, method, request)`: calls a node's
     log service."""
 
-    def __init__(
-        self, store: Store, me: str, takeover: pb.Handover, ask: Callable[[str, str, Any], bytes]
-    ) -> None:
-        self._store, self._me, self._it, self._ask = store, me, takeover, ask
+    def __init__(self, me: str, takeover: pb.Handover, ask: Callable[[str, str, Any], bytes]) -> None:
+        self._me, self._it, self._ask = me, takeover, ask
         self._parent = f"regions/{takeover.about_region}"
 
     def wind_up(self, *, told: bool) -> float | None:
@@ -42,8 +36,7 @@ class Former:
         if answer.epoch >= self._it.epoch:  # what it has copied of its successor's
             return False
         rows = copies.unpacked(answer.rows)
-        for row in rows:
-            self._it.late += self._set_aside(row)
+        self._it.late += self._set_aside(answer.rows).late
         same = (answer.epoch, answer.incarnation) == at[:2]
         number = rows[-1].number if rows else at[2] if same else 0
         self._it.cursor = f"{answer.epoch}.{answer.incarnation}.{number}"
@@ -56,14 +49,16 @@ class Former:
 
     def _undecided(self) -> int:
         """How many late events wait for somebody to decide."""
-        begins = f"village.{regions.tokens(self._it.about_region)}.{self._it.domain}."
-        waiting = sum(
-            letter.reaction == REACTION and not letter.settled and letter.subject.startswith(begins)
-            for letter in self._store.every(DeadLetter)
-        )
+        waiting = self._set_aside(b"").waiting
         if waiting:
             self._it.trouble = f"{waiting} late events of node {self._it.giver} wait for somebody to decide"
         return waiting
+
+    def _set_aside(self, rows: bytes) -> pb.SetEventsAsideResponse:
+        request = pb.SetEventsAsideRequest(
+            parent=f"regions/{self._me}", about_region=self._it.about_region, rows=rows
+        )
+        return pb.SetEventsAsideResponse.FromString(self._ask(self._me, "SetEventsAside", request))
 
     def _reduce(self) -> float | None:
         """Not while somebody has to decide: the copy holds no contacts and no free text, the former owner
@@ -82,23 +77,3 @@ class Former:
             return SOON_S
         self._it.reduce_time.CopyFrom(resources.stamp(resources.utcnow()))
         return None
-
-    def _set_aside(self, row: link_pb2.LogRow) -> bool:
-        """As a dead letter that nothing replays: it is read, decided on, and dropped. Whether it is new."""
-        call = calls.own(self._store, "set_aside", resources.utcnow(), self._me)
-        letter = DeadLetter(
-            reaction=REACTION, why="LATE", attempts=1, fail_time=resources.stamp(call.now),
-            subject=row.subject, payload=row.payload,
-            headers=[
-                DeadLetter.Header(key=key, value=value)
-                for key, value in (("ce-type", row.type), ("ce-id", row.event_id))
-            ],
-        )  # fmt: skip
-        wanted = f"{row.event_id}-{REACTION}".lower()
-        if call.find(DeadLetter, f"regions/{self._me}/deadLetters/{wanted}") is not None:
-            return False
-        call.create(letter, parent=f"regions/{self._me}", event=DeadLetterKept, wanted=wanted)
-        commit = call.changes.commit()
-        assert commit is not None
-        self._store.commit(commit)
-        return True

@@ -21,7 +21,6 @@ from mesh import errors, events
 DUPLICATES_S = 600
 KEPT_S = 30 * 86_400
 DUPLICATE_IN_BATCH = 10201
-MOST_IN_BATCH = 1000
 TIMEOUT_S = 10.0
 
 Message = tuple[str, dict[str, str], bytes]

@@ -69,6 +69,10 @@ class Settings:
     broker_system_url: str = ""
     """The broker with the credentials of its system account, to make it read that file again."""
 
+    domains: str = ""
+    """The domains that the node runs, in whichever processes, as in `habitat,culture`: how `serve node` asks
+    each of their services, in a mesh, and which it leaves the copying to."""
+
     feeds: str = ""
     """Where devices report: `hj212=HOST:PORT,mqtt=HOST:PORT`, by the names that services give their feeds."""
 
@@ -96,6 +100,11 @@ class Settings:
 
     log_level: str = "INFO"
     """Python level name."""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """`domains`, one by one."""
+        return tuple(filter(None, self.domains.split(",")))
 
 
 def traces(environ: Mapping[str, str] = os.environ) -> tuple[str, float]:

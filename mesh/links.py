@@ -27,6 +27,8 @@ from mesh.transport import Pool
 from village.mesh.v1 import link_pb2
 
 DIRECTORY = "village.directory"
+OWN = "own"
+"""What answers from this node to itself come as: nobody listens for them at the other end of its line."""
 PART_BYTES = 256 * 1024
 MOST_BYTES = 900_000
 PATIENCE_S = 15.0
@@ -106,12 +108,11 @@ class Links:
     # asking
 
     def call(self, node: str, path: str, raw: bytes, headers: Mapping[str, str], timeout: float) -> Answer:
-        """Calls a method at another node, in this node's name. Unavailable when it was certainly not
-        delivered, DeadlineExceeded when that is not known, Passed with what it refused with."""
+        """Calls a method at a node, in this node's name; at this one too, in whichever of its processes.
+        Unavailable when it was certainly not delivered, DeadlineExceeded when that is not known, Passed with
+        what it refused with."""
         signed = self._signed(node, headers)
-        if node == self.directory.region:  # what was taken for another owner, before this one became it
-            return self._here(path, raw, signed, timeout)
-        if self._channel is not None:
+        if self._channel is not None and node != self.directory.region:
             return self._up(path, raw, signed, timeout)
         return self._waited(self._down(node, path, raw, signed, timeout), node, timeout)
 
@@ -124,7 +125,7 @@ class Links:
         signed = self._signed(node, headers)
         if remaining is not None and remaining > deadlines.LONGEST_S:
             remaining = None
-        if node == self.directory.region:
+        if node == self.directory.region:  # what was taken for another owner, before this one became it
             return self._here(method.path, raw, signed, remaining)
         if self._channel is not None and method.streams_in:
             return self._up(method.path, raw, signed, remaining, kind="stream_unary")
@@ -179,11 +180,10 @@ class Links:
 
     def _signed(self, node: str, headers: Mapping[str, str]) -> dict[str, str]:
         """Headers with this node's proof, if the other one is to be called from here at all."""
-        moment = resources.utcnow()
+        moment, here = resources.utcnow(), node == self.directory.region
         entry = self.directory.view.nodes.get(node)
-        if entry is None or entry.revoked or self.directory.expired(moment):
-            raise NotDelivered(what=f"node {node}", delay=60.0)
-        if self.directory.parent() not in ("", node) and node != self.directory.region:
+        known = entry is not None and not entry.revoked and not self.directory.expired(moment)
+        if not here and not (known and self.directory.parent() in ("", node)):
             raise NotDelivered(what=f"node {node}", delay=60.0)
         return {**headers, NODE: self.directory.token(node, moment)}
 
@@ -248,10 +248,9 @@ class Links:
             raise errors.Invalid("(message)", f"is larger than the {MOST_BYTES} bytes that a line takes")
         ticket = uuid.uuid4().hex
         queue = self._waiting[ticket] = asyncio.Queue()
+        reply = subject(OWN if node == self.directory.region else "answer", node, ticket)
         try:
-            await self._client.publish(
-                subject("call", node, last), call.SerializeToString(), reply=subject("answer", node, ticket)
-            )
+            await self._client.publish(subject("call", node, last), call.SerializeToString(), reply=reply)
             parts: list[bytes] = []
             async with asyncio.timeout(timeout):
                 while True:
@@ -285,6 +284,7 @@ class Links:
             await self._client.subscribe(subject("call", me, f"{domain}.stream"), queue="node", cb=pieces)
             await self._client.subscribe(subject("call", me, f"{domain}.{self._streams.process}"), cb=pieces)
         await self._client.subscribe("village.answer.>", cb=self._answered)
+        await self._client.subscribe(subject(OWN, me, ">"), cb=self._answered)
         await self._client.subscribe("village.mark.>", cb=self._mark)
         await self._client.subscribe(DIRECTORY, cb=self._directory)
         try:

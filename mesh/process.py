@@ -16,22 +16,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from mesh import (
+    conditions,
     config,
     deliveries,
-    errors,
     links,
     metrics,
-    reconciling,
     replication,
     resources,
     routes,
     runtime,
     spans,
-    store,
     telemetry,
     transport,
     trust,
 )
+from village.mesh.v1 import directory_pb2
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 HEALTH_S = 2.0
@@ -91,11 +90,12 @@ class Process:
         self._health = health.HealthServicer()
         self._server = self._grpc_server()
         self._loop = asyncio.new_event_loop()
+        province = self.directory is not None and self.directory.is_province
         self._threads = [
             threading.Thread(target=run, name=run.__name__, daemon=True)
             for run in (
-                *((self._relay,) if settings.background else ()),
-                *self._more(),
+                self._relay,
+                *((self._deliver,) if province and settings.background else ()),
                 self._tick,
                 self._watch,
             )
@@ -105,7 +105,8 @@ class Process:
         """Opens the lines to other nodes, and what comes over them."""
         self.lines = links.Links(
             directory, self.chain, broker=self.settings.nats_url, uplink=self.settings.uplink,
-            domains=[h.service.domain for h in self.hosted], threads=self.settings.threads,
+            domains=[h.service.domain for h in self.hosted if self.settings.background],
+            threads=self.settings.threads,
         )  # fmt: skip
         self.chain.routes = routes.Routes(directory, self.lines)
         sources = [
@@ -114,7 +115,7 @@ class Process:
             if h.store is not None and h.service.foundation
         ]
         own = [h.store for h in self.hosted if h.store is not None and not h.service.foundation]
-        self._puller = self._pulls(self.lines, sources, own[0] if own else None, self.settings.nats_url)
+        self._puller = self._pulls(self.lines, sources, own[0] if own else None, self.settings)
         for source in sources:
             relay = next(h.relay for h in self.hosted if h.store is source.store)
             assert relay is not None
@@ -123,46 +124,9 @@ class Process:
                 deliveries.Deliverer(source.store, self.lines, self.settings.region, source.grown)
             )
 
-    def opened(self, domain: str) -> store.Store | None:
-        """The store of a domain that is served here."""
-        return next((h.store for h in self.hosted if h.service.domain == domain), None)
-
-    def reconcile(self, region: str, domain: str, *, mend: bool) -> list[dict[str, Any]]:
-        """Compares the copy of a region with its owner: what differed. NotFound when there is none here."""
-        opened = self.opened(domain)
-        if opened is None or self.lines is None or self.directory is None or opened.grants.owned(region):
-            raise errors.NotFound(name=f"copy of {domain} in {region}")
-        view = self.directory.view
-        node = view.owner(region, domain) if self.directory.is_province else view.province
-        found = reconciling.Reconciler(opened, self.lines).reconcile(region, node, mend=mend)
-        return [reconciling.told(difference) for difference in found]
-
-    def receiver(self, region: str, domain: str) -> str:
-        """The node that a region is being moved to, or empty."""
-        for hosted in self.hosted:
-            if hosted.service.receiver is not None and hosted.store is not None:
-                return hosted.service.receiver(hosted.store, region, domain)
-        return ""
-
-    def release(self, region: str, domain: str) -> int | None:
-        """Ends this node's right to write for a pair that it has no records of but those it makes by itself;
-        its epoch, 0 when it had none, None when there are records, and nothing was ended."""
-        for hosted in self.hosted:
-            if hosted.store is not None and hosted.service.domain == domain:
-                epoch = hosted.store.grants.freeze(region)
-                if epoch and hosted.store.used(region):
-                    hosted.store.grants.freeze(region, frozen=False)
-                    return None
-                return epoch
-        return 0
-
-    def _more(self) -> list[Any]:
-        province = self.directory is not None and self.directory.is_province
-        return [self._deliver] if province and self.settings.background else []
-
-    def conditions(self) -> list[runtime.Condition]:
-        """How each service is."""
-        return [hosted.condition() for hosted in self.hosted if hosted.store is not None]
+    def conditions(self) -> list[directory_pb2.DomainService]:
+        """How each service of this process is."""
+        return [conditions.of(hosted.store) for hosted in self.hosted if hosted.store is not None]
 
     def _grpc_server(self) -> Any:
         pool = self._pool = transport.Pool(self.settings.threads, "call")
@@ -233,10 +197,9 @@ class Process:
         self._loop.close()
 
     async def _run_relays(self) -> None:
-        relays = [asyncio.ensure_future(h.relay.run()) for h in self.hosted if h.relay is not None]
-        reactors = [
-            asyncio.ensure_future(h.reactor.run()) for h in self.hosted if h.reactor and h.service.reacts
-        ]
+        working = self.hosted if self.settings.background else []
+        relays = [asyncio.ensure_future(h.relay.run()) for h in working if h.relay is not None]
+        reactors = [asyncio.ensure_future(h.reactor.run()) for h in working if h.reactor and h.service.reacts]
         lines: list[Any] = [asyncio.ensure_future(feed) for feed in self._feeds()]
         if self.lines is not None:
             lines.append(asyncio.ensure_future(self.lines.run()))
@@ -247,7 +210,7 @@ class Process:
         for task in (*reactors, *lines):
             task.cancel()
         for _ in range(20):  # what the last calls committed
-            if not any(c.backlog for c in await asyncio.to_thread(self.conditions)):
+            if not relays or not any(c.backlog for c in await asyncio.to_thread(self.conditions)):
                 break
             await asyncio.sleep(0.1)
         for task in relays:
@@ -308,13 +271,10 @@ class Process:
             for condition in found:
                 metrics.backlog.labels(condition.domain).set(condition.backlog)
                 metrics.ready.labels(condition.domain).set(not condition.trouble)
-            serving, not_serving = (
-                health_pb2.HealthCheckResponse.SERVING,
-                health_pb2.HealthCheckResponse.NOT_SERVING,
-            )
+            state = health_pb2.HealthCheckResponse
             for name in self._services:
                 domain = name.split(".")[1] if name.startswith("village.") else ""
-                self._health.set(name, not_serving if domain in troubled else serving)
-            self._health.set("", not_serving if troubled else serving)
+                self._health.set(name, state.NOT_SERVING if domain in troubled else state.SERVING)
+            self._health.set("", state.NOT_SERVING if troubled else state.SERVING)
             if self._stop.wait(HEALTH_S):
                 return

@@ -165,17 +165,23 @@ class Reactor:
 
     def _bury(self, reaction: Reaction, event: Event, why: str, tries: int) -> None:
         call = calls.own(self._store, "keep_dead_letter", self._clock(), self._region)
-        letter = DeadLetter(
-            reaction=reaction.name, why=why, attempts=tries, fail_time=resources.stamp(call.now),
-            subject=event.subject, payload=event.payload,
-            headers=[DeadLetter.Header(key=k, value=v) for k, v in event.headers.items()],
-        )  # fmt: skip
-        wanted = f"{event.id}-{reaction.name}".lower()
-        call.create(letter, parent=f"regions/{self._region}", event=pb.DeadLetterKept, wanted=wanted)
+        set_aside(call, reaction.name, event, why, tries)
         call.changes.add(_note(self._store, reaction, event, call.now))
         commit = call.changes.commit()
         with contextlib.suppress(database.Taken):  # another process of ours was first
             self._store.commit(commit)  # type: ignore[arg-type]
+
+
+def set_aside(call: calls.Call, reaction: str, event: Event, why: str, tries: int = 1) -> None:
+    """Keeps an event as a dead letter, unless it is kept."""
+    letter = DeadLetter(
+        reaction=reaction, why=why, attempts=tries, fail_time=resources.stamp(call.now),
+        subject=event.subject, payload=event.payload,
+        headers=[DeadLetter.Header(key=k, value=v) for k, v in event.headers.items()],
+    )  # fmt: skip
+    parent, wanted = f"regions/{call.region}", f"{event.id}-{reaction}".lower()
+    if call.find(DeadLetter, f"{parent}/deadLetters/{wanted}") is None:
+        call.create(letter, parent=parent, event=pb.DeadLetterKept, wanted=wanted)
 
 
 def react(

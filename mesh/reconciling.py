@@ -1,31 +1,20 @@
 """Comparing a copy with its owner and mending it (对账): totals first, then what differs by name, then only
 those records. Separate from pulling, which it stands in for where a log no longer reaches back."""
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-from mesh import copies, links, replication
+from mesh import calls, conditions, copies, errors, links, replication
 from mesh.store import Store
+from village.mesh.v1 import directory_pb2
 from village.mesh.v1 import link_pb2 as pb
+from village.mesh.v1.directory_pb2 import CopyDifference
 
 TIMEOUT_S = 15.0
 FETCHED = 200
 NAMED = 100
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class Difference:
-    """What differed in a kind of record."""
-
-    kind: str
-    here: int
-    there: int
-    missing: list[str] = dataclasses.field(default_factory=list)
-    other: list[str] = dataclasses.field(default_factory=list)
-    extra: list[str] = dataclasses.field(default_factory=list)
 
 
 class Reconciler:
@@ -35,15 +24,15 @@ class Reconciler:
         self._store, self._lines = store, lines
         self._copies = copies.Copies(store)
 
-    def reconcile(self, region: str, node: str, *, mend: bool = True) -> list[Difference]:
+    def reconcile(self, region: str, node: str, *, mend: bool = True) -> list[CopyDifference]:
         """What differs between the copy of a region and what `node` has; mended unless told otherwise."""
         answer = self._ask(node, "DigestRecords", pb.DigestRecordsRequest(parent=f"regions/{region}"))
         theirs = {d.name: d for d in pb.DigestRecordsResponse.FromString(answer).digests}
-        found: list[Difference] = []
+        found: list[CopyDifference] = []
         for mine in replication.totals(self._store, region):
             their = theirs.get(mine.name, pb.RecordDigest())
             if (mine.count, mine.digest) != (their.count, their.digest):
-                difference = Difference(mine.name, mine.count, their.count)
+                difference = CopyDifference(kind=mine.name, here=mine.count, there=their.count)
                 self._compare(region, node, difference)
                 if difference.missing or difference.other or difference.extra:
                     found.append(difference)
@@ -51,17 +40,14 @@ class Reconciler:
                         self._mend(region, node, difference)
         if found:
             about: dict[str, Any] = {
-                "region": region,
-                "domain": self._store.domain,
-                "node": node,
-                "mended": mend,
-            }
+                "region": region, "domain": self._store.domain, "node": node, "mended": mend,
+            }  # fmt: skip
             for d in found:
                 about[d.kind] = f"{len(d.missing)} missing, {len(d.other)} other, {len(d.extra)} extra"
             log.warning("a copy differs from its owner", extra={"about": about})
         return found
 
-    def _compare(self, region: str, node: str, difference: Difference) -> None:
+    def _compare(self, region: str, node: str, difference: CopyDifference) -> None:
         codec = self._store.codecs[difference.kind]
         mine = self._pages(lambda after: replication.digests(self._store, codec, region, after))
         theirs = self._pages(lambda after: self._their_page(region, node, difference.kind, after))
@@ -90,7 +76,7 @@ class Reconciler:
         request = pb.DigestRecordsRequest(parent=f"regions/{region}", kind=kind, after=after)
         return list(pb.DigestRecordsResponse.FromString(self._ask(node, "DigestRecords", request)).digests)
 
-    def _mend(self, region: str, node: str, difference: Difference) -> None:
+    def _mend(self, region: str, node: str, difference: CopyDifference) -> None:
         """Asks for each record again, those that seem to be extra too: they may be younger than the
         comparison."""
         codec = self._store.codecs[difference.kind]
@@ -108,8 +94,29 @@ class Reconciler:
         return raw
 
 
-def told(difference: Difference) -> dict[str, Any]:
-    """A difference as it is answered: not more names than somebody reads."""
-    shown = {k: v[:NAMED] for k, v in dataclasses.asdict(difference).items() if isinstance(v, list)}
-    counts = {f"{k}_count": len(getattr(difference, k)) for k in ("missing", "other", "extra")}
-    return {"kind": difference.kind, "here": difference.here, "there": difference.there, **shown, **counts}
+def with_owner(call: calls.Call, region: str, *, mend: bool) -> list[CopyDifference]:
+    """What differs between the copy of a region that is here and its owner; see `Reconciler`. NotFound when
+    there is none."""
+    routes, store = call.services.chain.routes, call.store
+    if routes is None or store.grants.owned(region):
+        raise errors.NotFound(name=f"copy of {store.domain} in {region}")
+    view = routes.directory.view
+    node = view.owner(region, store.domain) if routes.directory.is_province else view.province
+    return Reconciler(store, routes.lines).reconcile(region, node, mend=mend)
+
+
+def reconcile_copy(
+    request: directory_pb2.ReconcileCopyRequest, call: calls.Call
+) -> directory_pb2.ReconcileCopyResponse:
+    """What differed, with not more names than somebody reads."""
+    conditions.only_itself(call)
+    found = with_owner(call, request.about_region, mend=not request.only_compare)
+    for difference in found:
+        for k in ("missing", "other", "extra"):
+            names = getattr(difference, k)
+            setattr(difference, f"{k}_count", len(names))
+            del names[NAMED:]
+    return directory_pb2.ReconcileCopyResponse(differences=found)
+
+
+HANDLERS: dict[str, Any] = {"ReconcileCopy": reconcile_copy}

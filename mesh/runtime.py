@@ -14,13 +14,13 @@ from mesh import (
     attachments,
     audit,
     calls,
+    conditions,
     config,
     contract,
     database,
     delegations,
     deliveries,
     devices,
-    errors,
     flows,
     identity,
     keys,
@@ -29,6 +29,7 @@ from mesh import (
     moving,
     outbox,
     reactions,
+    reconciling,
     replication,
     resources,
     rpc,
@@ -42,6 +43,7 @@ from mesh import (
 FOUNDATION: Mapping[str, rpc.Handler] = {
     **attachments.HANDLERS, **delegations.HANDLERS, **unsealing.HANDLERS, **audit.HANDLERS,
     **reactions.HANDLERS, **replication.HANDLERS, **deliveries.HANDLERS, **moving.HANDLERS,
+    **reconciling.HANDLERS, **conditions.HANDLERS,
 }  # fmt: skip
 """What every domain serves alike; its `foundation.proto` declares it."""
 
@@ -67,21 +69,10 @@ class Service:
     """Whether its events overtake those of other domains on the way to another node."""
     ticks: Callable[[Any, "Hosted"], None] | None = None
     """What else the process and the opened service do about once a second."""
-    receiver: Callable[[store.Store, str, str], str] | None = None
-    """(store, region, domain) → the node that the pair is being moved to, or empty."""
     feeds: Mapping[str, devices.Feed] = dataclasses.field(default_factory=dict)
     """What takes in what devices send, by the names in `Settings.feeds`."""
     carries: Callable[[Any, "Hosted"], None] | None = None
     """The same for what may take long."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """How a hosted service is. `trouble` is empty when it is ready."""
-
-    domain: str
-    trouble: str
-    backlog: int
 
 
 class Hosted:
@@ -146,19 +137,6 @@ class Hosted:
             commit = call.changes.commit()
             if commit is not None:
                 opened.commit(commit)
-
-    def condition(self) -> Condition:
-        """Asks the database whether it takes writes, and its disk whether there is room for them."""
-        if self.store is None:
-            return Condition(self.service.domain, "", 0)
-        if self.store.cramped():
-            return Condition(self.service.domain, "the disk of the database is full", 0)
-        try:
-            self.store.database.transact(lambda cursor: cursor.execute("SELECT 1") and None)
-            backlog = sum(outbox.Log(self.store, grant).backlog() for grant in self.store.grants.all())
-        except errors.Refusal as refusal:
-            return Condition(self.service.domain, str(refusal), 0)
-        return Condition(self.service.domain, "", backlog)
 
     def committed(self) -> None:
         if self.relay is not None:

@@ -119,6 +119,8 @@ class Store:
         self.grants = ownership.Grants(database_, schema_.plumbing, domain)
         self.confirmed: dict[tuple[str, str], tuple[int, int, int]] = {}
         """By region and node: epoch, incarnation and number up to which that node has the region's log."""
+        self.receivers: dict[str, str] = {}
+        """By region that is frozen the node that it is moved to, as the province says again and again."""
         self.arriving: dict[str, bytearray] = {}
         """Files of a region that moves here, as far as they have come."""
         self.reduced: dict[tuple[str, str], str] = {}

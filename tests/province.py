@@ -2,7 +2,6 @@
 node."""
 
 import datetime
-import functools
 import pathlib
 import types
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from google.protobuf.message import Message
 
 from deploy.local import directory, issuer
 from gateway import authority, bundles, node
-from mesh import callers, config, contract, process, resources, rpc, runtime, trust
+from mesh import callers, config, contract, resources, rpc, runtime, trust
 from village.mesh.v1 import bundle_pb2, enrolment_pb2
 
 PROVINCE, COUNTY, SIBLING = "360000", "360423", "360424"
@@ -73,11 +72,7 @@ class Office:
             "VILLAGEMESH_NATS_URL": "nats://127.0.0.1:1", **directory.files(folder),
         }  # fmt: skip
         settings = config.load(environ)
-        self.process: Any = types.SimpleNamespace(settings=settings, office=None, hosted=[], conditions=list)
-        self.process.lines = None
-        for name in ("release", "opened", "reconcile", "receiver"):
-            made = functools.partial(getattr(process.Process, name), self.process)
-            setattr(self.process, name, made)
+        self.process: Any = types.SimpleNamespace(settings=settings, office=None, lines=None, conditions=list)
         self.office = bundles.Office(
             region=PROVINCE, folder=folder / "trust", key=folder / directory.AUTHORITY_KEY,
             issuers=settings.issuers, node_key=folder / directory.NODE_KEY, users=folder / directory.USERS,
@@ -87,10 +82,10 @@ class Office:
         self.office.begin(self.now)
         self.directory = trust.Directory(folder / "trust", folder / directory.NODE_KEY, PROVINCE)
         self.process.directory = self.directory
-        self.process.hosted, self.chain = runtime.assemble(
+        (hosted,), self.chain = runtime.assemble(
             [node.SERVICE], settings, clock=lambda: self.now, node=self.process, directory=self.directory
         )
-        self.store: Any = self.process.hosted[0].store
+        self.store: Any = hosted.store
         self.methods = contract.read("village.mesh.v1").methods
 
     def close(self) -> None:

@@ -166,6 +166,7 @@ def environment(data: pathlib.Path, plan: Plan) -> dict[str, str]:
         **directory.files(data),
         **_lines(data, plan),
         "VILLAGEMESH_ISSUERS": str(issuers_file(data, plan).resolve()),
+        "VILLAGEMESH_DOMAINS": ",".join(plan.services),
         "VILLAGEMESH_FEEDS": plan.feeds,
         "VILLAGEMESH_OTLP": plan.otlp,
         "VILLAGEMESH_TRACE_RATIO": str(plan.trace_ratio),

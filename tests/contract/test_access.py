@@ -33,6 +33,7 @@ from village.mesh.v1 import (
     dead_letter_pb2,
     delegation_pb2,
     delivery_pb2,
+    directory_pb2,
     handover_pb2,
     link_pb2,
     unsealing_pb2,
@@ -207,6 +208,12 @@ def requests(county: County, name: str) -> dict[str, Any]:
         "ImportRegion": handover_pb2.ImportRegionRequest(parent=PARENT),
         "SumRegion": handover_pb2.SumRegionRequest(parent=PARENT),
         "ReduceRegion": handover_pb2.ReduceRegionRequest(parent=PARENT),
+        "AssumeRegion": handover_pb2.AssumeRegionRequest(parent=PARENT, epoch=1),
+        "SetEventsAside": handover_pb2.SetEventsAsideRequest(parent=PARENT, about_region=REGION),
+        "ReconcileCopy": directory_pb2.ReconcileCopyRequest(
+            parent=PARENT, about_region="360000", domain="habitat"
+        ),
+        "GetCondition": directory_pb2.GetConditionRequest(),
         "PullLog": link_pb2.PullLogRequest(parent=PARENT, max_bytes=1000),
         "DigestRecords": link_pb2.DigestRecordsRequest(parent=PARENT, kind="village.habitat.v1.Report"),
         "FetchRecords": link_pb2.FetchRecordsRequest(
@@ -344,11 +351,14 @@ class TestNode:
     """What a node of the mesh may call in its own name, and what nobody else may."""
 
     OF_NODES = tuple(name for name, method in FOUND.methods.items() if method.of_nodes)
+    ITS_OWN = ("AssumeRegion", "SetEventsAside", "ReconcileCopy", "GetCondition")
+    """What only the node itself asks, from its other process."""
 
     def test_has_methods_of_its_own(self) -> None:
         assert set(self.OF_NODES) == {
             *("PullLog", "DigestRecords", "FetchRecords"),
             *("FreezeRegion", "ExportRegion", "ImportRegion", "SumRegion", "ReduceRegion"),
+            *self.ITS_OWN,
         }
 
     @pytest.mark.parametrize("method", OF_NODES)
@@ -356,12 +366,26 @@ class TestNode:
         request = requests(trusting, file(trusting).name)[method]
         got = outcome(trusting, method, request, trusting.as_node())
         may = dict.fromkeys(("ExportRegion", "ImportRegion", "ReduceRegion"), "NOT_FROZEN")
+        may |= dict.fromkeys(self.ITS_OWN, "FORBIDDEN")
         assert got == may.get(method, "OK")
+
+    @pytest.mark.parametrize("method", ITS_OWN)
+    def test_may_ask_its_own_service(self, trusting: County, method: str) -> None:
+        request = requests(trusting, file(trusting).name)[method]
+        got = outcome(trusting, method, request, trusting.as_node(REGION))
+        assert got == {"ReconcileCopy": "NOT_FOUND"}.get(method, "OK")  # it has no lines
 
     @pytest.mark.parametrize("method", OF_NODES)
     def test_has_nothing_of_a_sibling_s(self, trusting: County, method: str) -> None:
         request = requests(trusting, file(trusting).name)[method]
         assert outcome(trusting, method, request, trusting.as_node("360424")) == "FORBIDDEN"
+
+    def test_has_the_export_of_a_region_that_the_province_moves_to_it(self, trusting: County) -> None:
+        export = handover_pb2.ExportRegionRequest(parent=PARENT)
+        for receiver, got in (("360424", "OK"), ("360425", "FORBIDDEN"), ("", "FORBIDDEN")):
+            freeze = handover_pb2.FreezeRegionRequest(parent=PARENT, receiver=receiver)
+            assert outcome(trusting, "FreezeRegion", freeze, trusting.as_node()) == "OK"
+            assert outcome(trusting, "ExportRegion", export, trusting.as_node("360424")) == got
 
     @pytest.mark.parametrize("method", OF_NODES)
     def test_lends_its_name_to_nobody(self, trusting: County, method: str) -> None:

@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOMAINS = published.domains(published.read(contracts.GENERATED / "village.binpb"))
 FILES = {"UploadAttachment", "StreamReadings", "DrawMap"}
 """Methods without an example, because what they send or answer is a file or a stream."""
-NODES = {f"{verb}Region" for verb in ("Export", "Freeze", "Import", "Reduce", "Sum")} | {
-    *("DigestRecords", "FetchRecords", "PullLog")
+NODES = {f"{verb}Region" for verb in ("Assume", "Export", "Freeze", "Import", "Reduce", "Sum")} | {
+    *("DigestRecords", "FetchRecords", "PullLog", "SetEventsAside", "ReconcileCopy", "GetCondition")
 }
 """Methods without one, because only nodes call them."""
 RARE = {

@@ -43,6 +43,8 @@ SAFE_WITHOUT_REQUEST_ID = {
     "ImportRegion": "a page that is there already is not added again",
     "SumRegion": "it changes nothing",
     "ReduceRegion": "what is reduced stays reduced",
+    "AssumeRegion": "what rings already is not wound up again",
+    "SetEventsAside": "an event that was set aside is not set aside again",
 }
 """Methods that change something and are safe to repeat by themselves."""
 ENVELOPES = {"village.mesh.v1.LinkCall", "village.mesh.v1.LinkAnswer"}

@@ -16,6 +16,7 @@ from tests.county import REGION, County
 from tests.integration.test_report_files import download, upload
 from tests.loop import PARENT, file, reach, steps, take
 from village.habitat.v1 import report_pb2 as pb
+from village.mesh.v1 import handover_pb2
 
 CONTENT = b"%PDF-1.7 " + hashlib.sha256(b"x").digest() * 20_000
 
@@ -132,8 +133,9 @@ class TestExport:
         assert not rows(county, county.store.plumbing.request)
 
     def test_of_a_region_that_is_written_is_refused(self, county: County) -> None:
+        asked = handover_pb2.ImportRegionRequest(parent=PARENT).SerializeToString()
         with pytest.raises(moving.NotFrozen):
-            moving.import_page(county.store, None, "360000", REGION, "")
+            county.raw("ImportRegion", asked, county.as_node())
         with pytest.raises(errors.Invalid):
             exports.page(county.store, REGION, "nothing|")
 

@@ -15,6 +15,7 @@ from gateway import envoy, published, replies
 OF_NODES = (
     *("PullLog", "DigestRecords", "FetchRecords"),
     *("FreezeRegion", "ExportRegion", "ImportRegion", "SumRegion", "ReduceRegion"),
+    *("AssumeRegion", "SetEventsAside", "ReconcileCopy", "GetCondition"),
 )
 """Reads that only nodes make."""
 CONTRACTS = pathlib.Path(__file__).resolve().parents[2] / "gen/village.binpb"

@@ -66,7 +66,7 @@ async def _while_bulk_is_pulled() -> tuple[Line, int]:
     sources: Any = [
         types.SimpleNamespace(domain=domain, urgent=domain == "emergency", store=None) for domain in logs
     ]
-    puller = pulling.Puller(line, sources, None, "")  # type: ignore[arg-type]
+    puller = pulling.Puller(line, sources, None, None)  # type: ignore[arg-type]
     puller._keeps.update(logs)
     running = asyncio.ensure_future(puller.run())
     try:
@@ -105,7 +105,7 @@ async def _while_one_node_answers_nonsense() -> dict[str, Log]:
 
     line.ask = ask  # type: ignore[method-assign]
     sources: Any = [types.SimpleNamespace(domain=domain, urgent=False, store=None) for domain in logs]
-    puller = pulling.Puller(line, sources, None, "")  # type: ignore[arg-type]
+    puller = pulling.Puller(line, sources, None, None)  # type: ignore[arg-type]
     puller._keeps.update(logs)
     running = asyncio.ensure_future(puller.run())
     try:

@@ -15,6 +15,7 @@ class TestLocal:
             "DigestRecords",
             "FetchRecords",
             *("FreezeRegion", "ExportRegion", "ImportRegion", "SumRegion", "ReduceRegion"),
+            *("AssumeRegion", "SetEventsAside", "ReconcileCopy", "GetCondition"),
         }
 
 

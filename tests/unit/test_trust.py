@@ -122,6 +122,19 @@ class TestToken:
         assert province.directory(PROVINCE).sender(token, NOW) == COUNTY
         assert province.directory(PROVINCE).sender(forged(province), NOW) == COUNTY
 
+    def test_of_its_own_counts_whatever_the_mesh_thinks_of_the_node(self, province: Province) -> None:
+        """As when its bundle has ended, or it is shut out: it goes from one of its processes to another."""
+        province.revoke(COUNTY)
+        province.publish()
+        directory, later = province.directory(COUNTY), NOW + 2 * trust.LIFE
+        assert directory.sender(directory.token(COUNTY, later), later) == COUNTY
+        with pytest.raises(trust.NodeNotTrusted):
+            directory.sender(province.directory(PROVINCE).token(COUNTY, later), later)
+        with pytest.raises(trust.NodeNotTrusted):
+            directory.sender(forged(province, PROVINCE, aud=COUNTY), NOW)
+        with pytest.raises(trust.NodeNotTrusted):
+            province.directory(PROVINCE).sender(directory.token(PROVINCE, NOW), NOW)
+
     def test_is_made_again_before_it_ends(self, province: Province) -> None:
         directory = province.directory(COUNTY)
         first = directory.token(PROVINCE, NOW)
