@@ -25,7 +25,7 @@ READERS_OF_THE_ENVIRONMENT = ("mesh/config.py", "deploy/local/", "cli/")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 LINES_IN_A_MODULE = 400
-LINES_IN_MESH = 7_900
+LINES_IN_MESH = 8_000
 """Of code: without blank lines, comments and docstrings. It was 5,200 before the mesh between nodes came with
 `trust`, `links`, `streams`, `routes`, `replication` and `copies`."""
 
