@@ -61,7 +61,7 @@ class Broker:
         try:
             state = (await js.stream_info(events.stream(domain))).state
             found = []
-            for number in range(state.first_seq, state.last_seq + 1):
+            for number in range(max(state.first_seq, 1), state.last_seq + 1):
                 message = await js.get_msg(events.stream(domain), number)
                 found.append((message.subject, dict(message.headers or {}), message.data or b""))
             return found

@@ -18,8 +18,8 @@ from village.habitat.v1 import report_pb2 as pb
 from village.habitat.v1 import report_policy_pb2 as policy_pb
 
 FOUND = contract.read("village.habitat.v1")
-KNOWN = {name: FOUND.methods[name] for name in METHODS}
-"""Those with a good request about a report; `tests/fuzz` sends every method what nobody would."""
+KNOWN = {name: FOUND.methods[name] for name in METHODS if FOUND.methods[name].request_fields}
+"""Those with a good request about a report or a place; `tests/fuzz` sends every method what nobody would."""
 ANSWERS = {
     errors.INVALID_ARGUMENT, errors.NOT_FOUND, errors.ALREADY_EXISTS, errors.PERMISSION_DENIED,
     errors.FAILED_PRECONDITION, errors.ABORTED,
@@ -141,6 +141,8 @@ class TestBytes:
 class TestEveryRequest:
     def test_that_is_empty_is_refused_with_every_required_field(self, county: County) -> None:
         for method in FOUND.methods.values():
+            if not method.request_fields:
+                continue
             before = written(county)
             named = set(fields(send(county, method.name, b"")))
             if method.name == "StreamReadings":  # each message says whose readings it carries

@@ -48,6 +48,8 @@ def both_domains(folder: pathlib.Path) -> Iterator[None]:
         for program in found:
             if program["name"] == "services":
                 program["command"].insert(-1, "trial")
+                more = program["environment"]["VILLAGEMESH_DOMAINS"] + ",trial"
+                program["environment"] = {**program["environment"], "VILLAGEMESH_DOMAINS": more}
         return found
 
     prepare.python_environment, prepare._programs = lambda: {"PYTHONPATH": path}, with_trial
