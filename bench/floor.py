@@ -32,7 +32,7 @@ COLUMNS = (
     "escalation_level, handling_level, handling_unit, handling_unit_title, handler, evidence, rework_count, "
     "rework_time, return_count, dispute_count, duplicate_of, feedback, feedback_time, score, policy, "
     "assign_time, reporter, handler_deputy, released_photos, extension_request_time, extension_requester, "
-    "extension_requester_deputy, extension_decide_time, erase_time"
+    "extension_requester_deputy, extension_decide_time, erase_time, urge_count, urge_time"
 )
 GET = f"SELECT {COLUMNS} FROM reports WHERE name = ?"
 LIST = f"SELECT {COLUMNS} FROM reports WHERE region = ? AND state = ? ORDER BY name LIMIT ?"
@@ -42,8 +42,8 @@ REPORT = (
     "overdue, escalation_level, "
     "handling_level, handling_unit, handling_unit_title, handler, rework_count, return_count, dispute_count, "
     "duplicate_of, feedback, score, policy, reporter, handler_deputy, extension_requester, "
-    "extension_requester_deputy) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'REPORTED', ?, ?, ?, "
-    "?, 'UNSPECIFIED', 'UNSPECIFIED', '', '', '', 0, 0, 0, '', '', 0, ?, ?, '', '', '')"
+    "extension_requester_deputy, urge_count) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'REPORTED', ?, "
+    "?, ?, ?, 'UNSPECIFIED', 'UNSPECIFIED', '', '', '', 0, 0, 0, '', '', 0, ?, ?, '', '', '', 0)"
 )
 OUTBOX = (
     "INSERT INTO mesh_outbox (region, epoch, incarnation, event_id, type, subject, name, time, trace, "
@@ -76,7 +76,7 @@ def report(row: Any) -> report_pb2.Report:
      accepted, rectified, closed, due, provisional, overdue, late, escalation, handling, unit, title, handler,
      evidence, reworks, reworked, returns, disputes, duplicate, feedback, fed_back, score, policy,
      assigned, reporter, deputy, released, asked, requester, requester_deputy, decided,
-     erased) = row  # fmt: skip
+     erased, urges, urged) = row  # fmt: skip
     return report_pb2.Report(
         name=name, etag=str(version), category=CATEGORIES[category], description=description,
         division=division, state=STATES[state], due_provisional=bool(provisional), overdue=bool(overdue),
@@ -93,6 +93,7 @@ def report(row: Any) -> report_pb2.Report:
         released_photos=released and parsed(released), extension_request_time=asked and stamp(asked),
         extension_requester=requester, extension_requester_deputy=requester_deputy,
         extension_decide_time=decided and stamp(decided), erase_time=erased and stamp(erased),
+        urge_count=urges, urge_time=urged and stamp(urged),
     )  # fmt: skip
 
 

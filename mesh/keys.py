@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pathlib
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE, TAG = 12, 16
+DRAWN = 1024
 log = logging.getLogger(__name__)
 
 
@@ -62,6 +64,32 @@ def new_key(algorithm: str = "AES-256-GCM") -> dict[str, str]:
     return {"algorithm": algorithm, "key": base64.b64encode(key).decode()}
 
 
+class _Drawn(threading.local):
+    """Random bytes of the system's that are not used yet, of one thread."""
+
+    left = b""
+
+
+_drawn = [_Drawn()]
+
+
+def _forget_drawn() -> None:
+    _drawn[0] = _Drawn()
+
+
+os.register_at_fork(after_in_child=_forget_drawn)  # what parent and child both held would be used twice
+
+
+def random_bytes(count: int) -> bytes:
+    """Random bytes of the system's. Fetched many at a time, because at each fetch a thread lets go of the
+    interpreter, and gets it back behind all others."""
+    own = _drawn[0]
+    if len(own.left) < count:
+        own.left = os.urandom(DRAWN)
+    found, own.left = own.left[:count], own.left[count:]
+    return found
+
+
 class KeyRing:
     """Keys by id. The file is JSON: `{"current": "k1", "keys": {"k1": {"algorithm": "AES-256-GCM", "key":
     BASE64}, …}, "index_key": BASE64 of 32 bytes}`. A new key is added beside the old ones and made current,
@@ -101,7 +129,7 @@ class KeyRing:
         record or field does not open. Empty text stays empty."""
         if not text:
             return ""
-        key, nonce = self.current, os.urandom(NONCE)
+        key, nonce = self.current, random_bytes(NONCE)
         sealed = self._keys[key].encrypt(nonce, text.encode(), context.encode())
         return f"{key}:{binascii.b2a_base64(nonce + sealed, newline=False).decode()}"
 

@@ -3,7 +3,6 @@ database, so that a service's DBA finds one readable column per field and nobody
 
 import datetime
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -88,7 +87,7 @@ def uuid7(now: datetime.datetime) -> str:
     """A UUIDv7 (RFC 9562): sorts by time to the millisecond, and by sub-millisecond within it."""
     micros = (now - EPOCH) // datetime.timedelta(microseconds=1)
     value = (micros // 1000) << 80 | 0x7 << 76 | (micros % 1000 * 4096 // 1000) << 64 | 0b10 << 62
-    text = f"{value | int.from_bytes(os.urandom(8)) >> 2:032x}"
+    text = f"{value | int.from_bytes(keys.random_bytes(8)) >> 2:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 

@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import json
 import logging
-import os
 import random
 import sys
 import threading
@@ -93,7 +92,7 @@ def happened(name: str, parents: Iterable[str]) -> None:
 def traceparent(incoming: str) -> str:
     """The W3C trace context of a call: a new span of the caller's trace, or of a new one."""
     if not incoming:
-        drawn = os.urandom(24).hex()
+        drawn = f"{random.getrandbits(192):048x}"
         return f"00-{drawn[:32]}-{drawn[32:]}-00"
     parent = get_current_span(_propagator.extract({"traceparent": incoming})).get_span_context()
     trace, flags = parent.trace_id or _ids.generate_trace_id(), parent.trace_flags
