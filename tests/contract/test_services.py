@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import uuid
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 
 from cli import revise
 from cli.serve import service
-from mesh import contract, database, errors, migrations, regions, runtime, store
+from mesh import contract, database, errors, migrations, ownership, regions, runtime, store
 from tests import samples
 from tests.county import REGION, County, issuer
 from village.options.v1 import options_pb2
@@ -68,6 +69,38 @@ class TestEveryService:
             assert migrations.differences(opened, metadata) == []
             assert migrations.current(opened) == migrations.head(found.migrations)
             migrations.upgrade(opened, found.migrations)
+        finally:
+            opened.close()
+
+    def test_keeps_whose_a_region_is_when_it_is_brought_up_to_date(
+        self, domain: str, database_url: str, tmp_path: pathlib.Path
+    ) -> None:
+        found = service(domain)
+        assert found.migrations is not None
+        before = shutil.copytree(found.migrations, tmp_path / "migrations")
+        for path in (before / "versions").glob("*.py"):
+            if not path.name.startswith("0001"):
+                path.unlink()
+        opened = database.Database(database_url.replace("{domain}", domain), threads=1)
+        try:
+            migrations.upgrade(opened, before)
+            with opened.engine.begin() as connection:
+                columns = "(region, domain, epoch, incarnation, frozen)"
+                for region, frozen in ((REGION, "false"), ("360424", "true")):
+                    values = f"('{region}', '{domain}', 3, 2, {frozen})"
+                    connection.execute(sa.text(f"INSERT INTO mesh_ownership {columns} VALUES {values}"))
+            migrations.upgrade(opened, found.migrations)
+            plumbing = store.schema(found.resources, found.series).plumbing
+            grants = ownership.Grants(opened, plumbing, domain)
+            grants.read()
+            assert grants.all() == [ownership.Grant(REGION, domain, 3, 2)]
+            rows = opened.select(sa.select(plumbing.ownership))
+            lanes = 1 if opened.sqlite else database.LANES
+            assert sorted((r.region, r.lane, bool(r.frozen)) for r in rows) == [
+                (region, lane, frozen)
+                for region, frozen in ((REGION, False), ("360424", True))
+                for lane in range(lanes)
+            ]
         finally:
             opened.close()
 
