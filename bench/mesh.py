@@ -18,7 +18,7 @@ from bench import crowd, figures, load, places
 from bench.backlog import INSERT, Backlog
 from deploy.local import directory
 from deploy.local import node as local
-from tests.mesh import WUNING, XIUSHUI, Mesh, Node
+from tests.mesh import WUNING, XIUSHUI, Mesh, Node, databases
 from tests.waiting import until
 from village.habitat.v1 import report_pb2 as pb
 
@@ -52,7 +52,8 @@ def measure(
         "mesh.slow": lambda mesh: _slow(mesh, backlog, SLOW_FACTOR * count),
     }
     if "mesh.catchup.postgresql" in names:
-        with Mesh(home / "postgresql", {WUNING: ("habitat",)}, database=_databases(server)) as mesh:
+        assert server is not None
+        with Mesh(home / "postgresql", {WUNING: ("habitat",)}, database=databases(server)) as mesh:
             yield _catchup(mesh, backlog, count, "postgresql")
     if list(names) == ["mesh.catchup.postgresql"]:
         backlog.close()
@@ -187,17 +188,6 @@ def _number(node: Node) -> int:
 
 def _resident(node: Node) -> dict[str, float]:
     return {child.name: child.rss_bytes / 1e6 for child in local.children(node.data)}
-
-
-def _databases(server: sa.URL | None) -> str:
-    """A URL of empty databases, one for each domain of a province."""
-    assert server is not None
-    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        for domain in ("habitat", "mesh"):
-            connection.execute(sa.text(f"CREATE DATABASE catchup_{domain}"))
-    whole = server.set(database="catchup_DOMAIN").render_as_string(hide_password=False)
-    return whole.replace("DOMAIN", "{domain}")
 
 
 def _catchup(mesh: Mesh, backlog: Backlog, count: int, kind: str) -> figures.Figure:

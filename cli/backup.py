@@ -24,6 +24,8 @@ from gateway import published
 
 KEYS = (*directory.RINGS, directory.AUDIT_KEY, directory.NODE_KEY, directory.LINE, directory.AUTHORITY_KEY)
 """What nothing can stand in for, of those that a node has."""
+BEFORE = {"database": "sqlite", "keys": [*directory.RINGS, directory.AUDIT_KEY]}
+"""What copies did not say of themselves when there were no others."""
 SEALED_KEYS = "keys.age"
 FOLDERS = ("data/anchors", "trust")
 FILES = "data/attachments"
@@ -34,12 +36,13 @@ def backup(data: pathlib.Path, to: pathlib.Path, recipients: tuple[str, ...]) ->
     """Writes the file; exit code 1 with the reason when something cannot be copied."""
     settings, domains = serve.of_node(data)
     here = settings.attachments_url.startswith("file://")
+    take, ending = (_dump, "dump") if _postgresql(settings.database_url) else (_copy, "db")
     made: dict[str, Any] = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(),
         "files": {},
         "domains": {},
         "keys": [key for key in KEYS if (data / key).exists()],
-        "database": settings.database_url.partition(":")[0].partition("+")[0],
+        "database": "postgresql" if _postgresql(settings.database_url) else "sqlite",
     }
     with (
         tempfile.TemporaryDirectory(dir=to.parent) as folder,
@@ -51,8 +54,8 @@ def backup(data: pathlib.Path, to: pathlib.Path, recipients: tuple[str, ...]) ->
         for domain in (*domains, serve.service(published.NODE).domain):
             copy = pathlib.Path(folder) / domain
             url = settings.database_url.replace("{domain}", domain)
-            made["domains"][domain] = _dump(url, copy) if _postgresql(url) else _copy(url, copy)
-            _add(tar, f"data/{domain}.{'dump' if _postgresql(url) else 'db'}", copy, made)
+            made["domains"][domain] = take(url, copy)
+            _add(tar, f"data/{domain}.{ending}", copy, made)
             copy.unlink()
         for path in _files(data, FILES) if here else ():  # after them: what a record refers to was there
             with contextlib.suppress(FileNotFoundError):  # collected meanwhile
@@ -76,7 +79,7 @@ def restore(data: pathlib.Path, source: pathlib.Path, identity: pathlib.Path | N
     with tarfile.open(source, "r:gz") as tar:
         member = tar.extractfile(directory.MANIFEST)
         assert member is not None
-        made = json.loads(member.read())
+        made = {**BEFORE, **json.loads(member.read())}
         _fits(made, database)
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.create(data / directory.MANIFEST, json.dumps(made))
@@ -175,16 +178,21 @@ def _postgresql(url: str) -> bool:
     return url.startswith("postgresql")
 
 
+def _libpq(url: str) -> str:
+    """A URL of SQLAlchemy's as PostgreSQL's own library takes it."""
+    return url.replace("+psycopg", "", 1)
+
+
 def _connected(url: str) -> psycopg.Connection[Any]:
     try:
-        return psycopg.connect(url.replace("+psycopg", "", 1), connect_timeout=5)
+        return psycopg.connect(_libpq(url), connect_timeout=5)
     except psycopg.OperationalError as fault:
         raise click.ClickException(f"the database cannot be reached: {fault}") from fault
 
 
 def _program(url: str, name: str, *words: str) -> None:
     """Runs a program of PostgreSQL on a database. Whoever lists processes does not see the password."""
-    known: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(url.replace("+psycopg", "", 1))
+    known: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(_libpq(url))
     secret = {"PGPASSWORD": str(known.pop("password"))} if "password" in known else {}
     where = f"--dbname={psycopg.conninfo.make_conninfo(**known)}"
     try:

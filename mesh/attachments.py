@@ -70,18 +70,21 @@ class Files:
     def _store(self) -> Iterator[Any]:
         """OSError when it is away, as of a folder."""
         from obstore.exceptions import BaseError
-        from obstore.store import from_url
 
         try:
-            if self._opened is None and self._url.startswith("file://"):
-                folder = pathlib.Path(self._url.removeprefix("file://"))
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._opened = from_url(self._url)
-            elif self._opened is None:
-                self._opened = from_url(self._url, client_options=CLIENT, retry_config=RETRIES)  # type: ignore[call-overload]
+            if self._opened is None:
+                self._opened = self._open()
             yield self._opened
         except BaseError as fault:
             raise OSError(str(fault).partition("\n")[0]) from fault
+
+    def _open(self) -> Any:
+        from obstore.store import from_url
+
+        if self._url.startswith("file://"):
+            pathlib.Path(self._url.removeprefix("file://")).mkdir(parents=True, exist_ok=True, mode=0o700)
+            return from_url(self._url)
+        return from_url(self._url, client_options=CLIENT, retry_config=RETRIES)  # type: ignore[call-overload]
 
     def put(self, digest: str, file: Any) -> None:
         import obstore

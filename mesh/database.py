@@ -30,8 +30,9 @@ ONE_STATEMENT = 60
 """Commits of more rows than this are a transaction on PostgreSQL too: a statement of its own for every number
 of rows would be compiled, and kept, again and again."""
 LANES = 16
-"""How many rows PostgreSQL keeps of who owns a pair: one that several lock at once costs each of them a third
-of a commit."""
+"""How many rows PostgreSQL keeps of who owns a pair: one that several lock at once costs each of them a fifth
+of a commit and more."""
+_lanes = itertools.cycle(random.sample(range(LANES), LANES))  # other processes begin elsewhere
 
 
 class Moved(Exception):  # noqa: N818 - a signal to run the handler again
@@ -52,9 +53,6 @@ class Gone(Taken):
 
 class Broken(Taken):
     """A row would not keep a check of its table; nothing was written. Holds the check's name."""
-
-
-_lanes = itertools.cycle(random.sample(range(LANES), LANES))  # other processes begin elsewhere
 
 
 def _taken(fault: Exception) -> Taken:
@@ -343,14 +341,13 @@ class _Cursor(contextlib.AbstractContextManager[Any]):
         database = self._database
         self._connection = database.connection()
         driver: Any = self._connection.connection.driver_connection
-        self._ending = deadlines.ending(driver) if self._ends else None
-        if self._ending is not None:
-            self._ending.__enter__()
-        return driver.cursor() if database.sqlite else database.raw_cursor(driver)
+        cursor = driver.cursor() if database.sqlite else database.raw_cursor(driver)
+        self._ending = deadlines.ending(driver) if self._ends else contextlib.nullcontext()
+        self._ending.__enter__()  # last: what fails in here is followed by no exit
+        return cursor
 
     def __exit__(self, kind: Any, fault: BaseException | None, trace: Any) -> None:
-        if self._ending is not None:
-            self._ending.__exit__(kind, fault, trace)
+        self._ending.__exit__(kind, fault, trace)
         if isinstance(fault, self._database.fault):
             self._database.refuse(self._connection, fault)
 

@@ -70,11 +70,11 @@ class _Drawn(threading.local):
     left = b""
 
 
-_drawn = [_Drawn()]
+_drawn = _Drawn()
 
 
 def _forget_drawn() -> None:
-    _drawn[0] = _Drawn()
+    _drawn.left = b""
 
 
 os.register_at_fork(after_in_child=_forget_drawn)  # what parent and child both held would be used twice
@@ -83,10 +83,9 @@ os.register_at_fork(after_in_child=_forget_drawn)  # what parent and child both 
 def random_bytes(count: int) -> bytes:
     """Random bytes of the system's. Fetched many at a time, because at each fetch a thread lets go of the
     interpreter, and gets it back behind all others."""
-    own = _drawn[0]
-    if len(own.left) < count:
-        own.left = os.urandom(DRAWN)
-    found, own.left = own.left[:count], own.left[count:]
+    if len(_drawn.left) < count:
+        _drawn.left = os.urandom(DRAWN)
+    found, _drawn.left = _drawn.left[:count], _drawn.left[count:]
     return found
 
 

@@ -112,6 +112,6 @@ class Grants:
         return sa.insert(self._table).from_select([c.name for c in first.c], missing)
 
     def _do(self, work: Sequence[Any]) -> None:
-        for statement in work:
-            self._database.change(self._lock(), statement)
+        if work:
+            self._database.change(self._lock(), *work)
         self.read()

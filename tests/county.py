@@ -135,6 +135,7 @@ class County:
         assert self.hosted.store is not None
         self.store = self.hosted.store
         self._province: province.Province | None = None
+        self._minted: dict[str, str] = {}
         attachments.keep(self.store, [sample.PHOTO], self.now)
         self.contract = contract.read(served.package)
 
@@ -147,11 +148,10 @@ class County:
 
     def minted(self, **claims: Any) -> str:
         """A token of exactly these claims beside the usual; the same again for the same, at the same time."""
-        known: dict[str, str] = self.__dict__.setdefault("known_tokens", {})
         key = f"{self.now} {claims}"
-        if key not in known:
-            known[key] = mint(self.private, self.now, **claims)
-        return known[key]
+        if key not in self._minted:
+            self._minted[key] = mint(self.private, self.now, **claims)
+        return self._minted[key]
 
     def as_node(self, region: str = province.PROVINCE) -> dict[str, str]:
         """The headers of a node in its own name. From the first time on the county belongs to a mesh."""

@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 import sqlite3
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any
 
 import grpc
 import psycopg
+import sqlalchemy as sa
 
 from deploy.local import issuer, prepare
 from deploy.local import node as local
@@ -68,6 +70,25 @@ class Answer:
         return next((d for d in self.body.get("details", ()) if d["@type"].endswith(f".{kind}")), {})
 
 
+def signed(data: pathlib.Path, role: str, region: str, subject: str = "") -> str:
+    """A token by the development issuer of the node in a directory."""
+    return issuer.sign(
+        data, subject=subject or f"{role}-1", roles=[role], region=region, organisation="",
+        lasting=datetime.timedelta(hours=1),
+    )  # fmt: skip
+
+
+def databases(server: str | sa.URL) -> str:
+    """Empty databases of a node's services on a PostgreSQL server; their URL, with {domain} in it."""
+    uri, mark = sa.make_url(server).set(drivername="postgresql+psycopg"), uuid.uuid4().hex[:12]
+    admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        for domain in ("habitat", "mesh"):
+            connection.execute(sa.text(f"CREATE DATABASE {domain}_{mark}"))
+    url = uri.set(database=f"DOMAIN_{mark}").render_as_string(hide_password=False)
+    return url.replace("DOMAIN", "{domain}")
+
+
 class Node:
     """A node and what tests ask of it."""
 
@@ -96,10 +117,7 @@ class Node:
         """A token by this node's own issuer."""
         if self.clock is not None:
             return self._told(role, region or self.region, subject or f"{role}-1")
-        return issuer.sign(
-            self.data, subject=subject or f"{role}-1", roles=[role], region=region or self.region,
-            organisation="", lasting=datetime.timedelta(hours=1),
-        )  # fmt: skip
+        return signed(self.data, role, region or self.region, subject)
 
     def _told(self, role: str, region: str, subject: str) -> str:
         """The same, typed on a machine whose clock is the node's."""

@@ -11,12 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mesh import errors, statuses
-from tests.contract.test_access import database_url, look_again, outcome, write_issuers
+from tests.contract.test_access import look_again, outcome, write_issuers
 from tests.county import REGION, County, issuer, mint
 from tests.loop import file, written
 from village.habitat.v1 import report_pb2 as pb
 
-__all__ = ["database_url"]  # the fixture
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""These questions are decided before the database."""
 
 
 def _segment(raw: bytes) -> str:

@@ -10,8 +10,7 @@ import pathlib
 import shutil
 import sqlite3
 import tarfile
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 
 from cli import backup
 from tests.integration.test_local_node import GOOD, REPORTS, County, mesh
+from tests.mesh import databases
 from tests.waiting import until
 
 
@@ -127,24 +127,18 @@ def test_refuses_what_does_not_fit(
     ] in said.stderr
 
 
-def _alter(path: pathlib.Path) -> None:
+def _another_region(member: tarfile.TarInfo, raw: bytes) -> bytes:
+    return raw.replace(b"360423", b"360424") if member.name == "region" else raw
+
+
+def _alter(path: pathlib.Path, change: Callable[[tarfile.TarInfo, bytes], bytes] = _another_region) -> None:
     with tarfile.open(path) as tar:
         members = [(m, tar.extractfile(m).read()) for m in tar.getmembers()]  # type: ignore[union-attr]
     with tarfile.open(path, "w:gz") as tar:
         for member, raw in members:
-            changed = raw.replace(b"360423", b"360424") if member.name == "region" else raw
+            changed = change(member, raw)
+            member.size = len(changed)
             tar.addfile(member, io.BytesIO(changed))
-
-
-def databases(postgresql: str) -> str:
-    """Empty databases of a node's services; their URL, with {domain} in it."""
-    uri, mark = sa.make_url(postgresql).set(drivername="postgresql+psycopg"), uuid.uuid4().hex[:12]
-    admin = sa.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        for domain in ("habitat", "mesh"):
-            connection.execute(sa.text(f"CREATE DATABASE {domain}_{mark}"))
-    url = uri.set(database=f"DOMAIN_{mark}").render_as_string(hide_password=False)
-    return url.replace("DOMAIN", "{domain}")
 
 
 def test_copies_postgresql_by_its_own_programs(
@@ -188,6 +182,24 @@ def test_copies_postgresql_by_its_own_programs(
             assert database.execute(sql, (filed["name"],)).fetchone() == (2,)
     finally:
         mesh("down", "--data", str(other.data))
+
+
+def test_puts_back_a_copy_that_says_neither_its_keys_nor_its_database(
+    node: County, tmp_path: pathlib.Path
+) -> None:
+    """As copies were when there was SQLite alone."""
+
+    def bare(member: tarfile.TarInfo, raw: bytes) -> bytes:
+        if member.name != "manifest.json":
+            return raw
+        return json.dumps({k: v for k, v in json.loads(raw).items() if k not in backup.BEFORE}).encode()
+
+    data, to = tmp_path / "restored", copied(node, tmp_path)
+    _alter(to, bare)
+    said = mesh("restore", "--data", str(data), "--from", str(to))
+    assert said.returncode == 0, said.stderr
+    assert "put back before it starts: secrets/key_ring.json" in said.stdout
+    assert digests(data)["reports"]
 
 
 def test_does_not_start_what_was_restored_in_part(node: County, tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,6 @@
 """A whole node on this machine: real broker, services and Envoy, started as a county would start them."""
 
 import asyncio
-import datetime
 import json
 import os
 import pathlib
@@ -27,10 +26,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import proto_reflection_descriptor_database as reflection
 
-from deploy.local import issuer, prepare
 from deploy.local import node as local
+from deploy.local import prepare
 from services.habitat import service
 from tests import collector as collectors
+from tests.mesh import signed
 from tests.waiting import free_ports, until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -76,10 +76,7 @@ class County:
 
     def token(self, role: str, region: str = "360423", *more: str) -> str:
         if not more:
-            return issuer.sign(
-                self.data, subject=f"{role}-1", roles=[role], region=region, organisation="",
-                lasting=datetime.timedelta(hours=1),
-            )  # fmt: skip
+            return signed(self.data, role, region)
         words = ("--subject", f"{role}-1", "--role", role, "--region", region)
         made = mesh("token", "--data", str(self.data), *words, *more)
         assert made.returncode == 0, made.stderr
